@@ -1,0 +1,10 @@
+//! Work in parallel: once-only claims, bounded lanes of scoped threads, a byte budget, cancellation.
+
+mod budget;
+mod cancel;
+pub mod in_flight;
+mod sync;
+
+pub use budget::{Budget, Grant};
+pub use cancel::Cancel;
+pub use in_flight::{Claim, InFlight, Owner, Ticket, Waited};
