@@ -405,7 +405,10 @@ pub fn oci_members(images: &[Image]) -> Members {
         blob(image.manifest_bytes());
     }
     let manifests: Vec<Value> = images.iter().flat_map(Image::descriptors).collect();
-    members.push(("index.json".into(), json!({"schemaVersion": 2, "manifests": manifests}).to_string().into_bytes()));
+    members.push((
+        "index.json".into(),
+        json!({"schemaVersion": 2, "manifests": manifests}).to_string().into_bytes(),
+    ));
     members.push(("oci-layout".into(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()));
     members
 }

@@ -109,7 +109,8 @@ fn xattrs(path: &Path) -> Vec<(String, Vec<u8>)> {
         .filter(|name| *name != c"security.selinux")
         .map(|name| {
             let mut value = vec![0; 65536];
-            let length = rustix::fs::lgetxattr(path.as_c_str(), name, &mut value).expect("an attribute just listed");
+            let length =
+                rustix::fs::lgetxattr(path.as_c_str(), name, &mut value).expect("an attribute just listed");
             value.truncate(length);
             (escape(name.to_bytes()), value)
         })

@@ -24,7 +24,9 @@ pub fn have(tools: &[&str]) -> bool {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let missing = |tool: &&&str| {
-        !std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(tool).is_file())
+        !std::env::split_paths(&path)
+            .chain(["/usr/sbin".into(), "/sbin".into()])
+            .any(|dir| dir.join(tool).is_file())
     };
     match tools.iter().find(missing) {
         Some(tool) => {
@@ -53,7 +55,8 @@ pub fn skopeo_copy(scratch: &Path, options: &[&str], from: &str, to: &str) -> Ra
 /// Podman with storage below `scratch`.
 pub fn podman(scratch: &Path) -> Command {
     let conf = scratch.join("podman-containers.conf");
-    std::fs::write(&conf, "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\n").expect("a config file");
+    std::fs::write(&conf, "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\n")
+        .expect("a config file");
     let mut command = Command::new("podman");
     command.env("CONTAINERS_CONF", conf).env("HOME", scratch).env("XDG_RUNTIME_DIR", scratch);
     command.args(["--log-level", "error", "--storage-driver", "vfs", "--root"]).arg(scratch.join("podman"));
@@ -64,7 +67,11 @@ pub fn podman(scratch: &Path) -> Command {
 /// Unpacks an image of an OCI layout with umoci; the tree is in the directory that comes back.
 #[track_caller]
 pub fn umoci_unpack(layout: &Path, tag: &str, bundle: &Path) -> PathBuf {
-    run(Command::new("umoci").args(["unpack", "--image"]).arg(format!("{}:{tag}", layout.display())).arg(bundle)).ok();
+    run(Command::new("umoci")
+        .args(["unpack", "--image"])
+        .arg(format!("{}:{tag}", layout.display()))
+        .arg(bundle))
+    .ok();
     bundle.join("rootfs")
 }
 
@@ -97,8 +104,19 @@ impl Daemon {
         let base = scratch.join("docker");
         std::fs::create_dir_all(&base).expect("a directory");
         let mut command = Command::new("dockerd");
-        command.args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs", "--data-root"]);
-        command.arg(base.join("data")).arg("--exec-root").arg(base.join("exec")).arg("--pidfile").arg(base.join("pid"));
+        command.args([
+            "--iptables=false",
+            "--ip6tables=false",
+            "--bridge=none",
+            "--storage-driver=vfs",
+            "--data-root",
+        ]);
+        command
+            .arg(base.join("data"))
+            .arg("--exec-root")
+            .arg(base.join("exec"))
+            .arg("--pidfile")
+            .arg(base.join("pid"));
         command.arg("--host").arg(format!("unix://{}/sock", base.display()));
         Self::start(command, &base, |daemon| daemon.docker_command(&["version"]))
     }
@@ -126,7 +144,8 @@ impl Daemon {
 
     pub fn docker_command(&self, args: &[&str]) -> Command {
         // Docker's own client as Debian installs it; another one may be in front of it on PATH.
-        let client = ["/usr/bin/docker", "docker"].into_iter().find(|c| Path::new(c).exists()).unwrap_or("docker");
+        let client =
+            ["/usr/bin/docker", "docker"].into_iter().find(|c| Path::new(c).exists()).unwrap_or("docker");
         let mut command = Command::new(client);
         command.arg("--host").arg(format!("unix://{}", self.socket.display())).args(args);
         command
