@@ -341,3 +341,42 @@ fn awkward_images() -> Vec<(&'static str, Image)> {
         ),
     ]
 }
+
+/// The large real images of `scripts/make-corpus`, where `TRANSLOAD_CORPUS` names their directory. They are not committed, so
+/// their absence is no failure, not even where nothing else may be skipped.
+#[test]
+fn the_corpus_unpacks_as_umoci_unpacks_it() {
+    let Some(corpus) = std::env::var_os("TRANSLOAD_CORPUS") else {
+        eprintln!("SKIPPED: TRANSLOAD_CORPUS is not set");
+        return;
+    };
+    if !have(&["skopeo", "umoci"]) {
+        return;
+    }
+    let corpus = Path::new(&corpus);
+    for (file, tag) in [
+        ("debian/debian-oci.tar", "corpus/debian:1"),
+        ("debian/debian-docker.tar.gz", "corpus/debian:1"),
+        ("debian/debian-oci-zstd.tar", "corpus/debian:zstd"),
+        ("many/many-60k-oci.tar", "corpus/many:60k"),
+    ] {
+        let start = SystemTime::now();
+        let scratch = scratch();
+        let store = scratch.path().join("store");
+        transload(&store, ["import", &corpus.join(file).to_string_lossy()]).ok();
+        let ours = scratch.path().join("ours");
+        transload(&store, ["unpack", tag, &ours.to_string_lossy()]).ok();
+        // umoci reads neither zstd nor docker archives; those are the same image.
+        let same = if file.starts_with("debian") {
+            ("debian/debian-oci.tar", "corpus/debian:1")
+        } else {
+            (file, tag)
+        };
+        let layout = scratch.path().join("layout");
+        let from = format!("oci-archive:{}:{}", corpus.join(same.0).display(), same.1);
+        skopeo_copy(scratch.path(), &[], &from, &format!("oci:{}:x", layout.display()));
+        let theirs = listing(&umoci_unpack(&layout, "x", &scratch.path().join("theirs")));
+        let oracle = Oracle { umoci: Some(theirs), containerd: None };
+        assert_as_documented(file, &listing(&ours), &oracle, start);
+    }
+}

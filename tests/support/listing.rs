@@ -15,17 +15,19 @@ use super::image::digest;
 pub fn listing(root: &Path) -> Vec<String> {
     let paths = walk(root);
     // A file with a name outside of the tree, as overlayfs shows one of two links whose other was deleted, has one name here.
-    let mut names: HashMap<(u64, u64), Vec<&PathBuf>> = HashMap::new();
+    let mut names: HashMap<(u64, u64), Vec<&Path>> = HashMap::new();
     for path in &paths {
         let status = fs::symlink_metadata(path).expect("an entry that stays");
-        if !status.is_dir() {
+        if !status.is_dir() && status.nlink() > 1 {
             names.entry((status.dev(), status.ino())).or_default().push(path);
         }
     }
-    let first = |path: &PathBuf| {
-        names.values().find(|group| group.len() > 1 && group.contains(&path)).map(|group| group[0])
-    };
-    paths.iter().map(|path| line(root, path, first(path))).collect()
+    let first: HashMap<&Path, &Path> = names
+        .values()
+        .filter(|group| group.len() > 1)
+        .flat_map(|group| group.iter().map(|path| (*path, group[0])))
+        .collect();
+    paths.iter().map(|path| line(root, path, first.get(path.as_path()).copied())).collect()
 }
 
 /// The lines of `left` and `right` that differ, where a time on the right that is no older than `start` matches any: what no
@@ -82,7 +84,7 @@ fn walk(root: &Path) -> Vec<PathBuf> {
 }
 
 /// One line; `first` is the first name of the file if it has several in the tree.
-fn line(root: &Path, path: &Path, first: Option<&PathBuf>) -> String {
+fn line(root: &Path, path: &Path, first: Option<&Path>) -> String {
     let status = fs::symlink_metadata(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let name = name_below(root, path);
     let mut text = format!(
