@@ -4,3 +4,4 @@
 pub mod digesting;
 pub mod durable;
 pub mod locked;
+pub mod tar;
