@@ -3,6 +3,7 @@
 
 pub mod error;
 pub mod limits;
+pub mod metadata;
 pub mod oci;
 pub mod parallel;
 pub mod progress;
