@@ -53,7 +53,7 @@ pub struct Index {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Document {
     /// `config` and `layers`.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// `manifests`.
     Index(Index),
 }
@@ -94,7 +94,7 @@ pub fn parse_document(json: &[u8]) -> Result<Document> {
                 "a manifest",
             )?;
             check_version(manifest.schema_version)?;
-            Ok(Document::Manifest(manifest))
+            Ok(Document::Manifest(Box::new(manifest)))
         }
     }
 }

@@ -3,8 +3,10 @@
 mod budget;
 mod cancel;
 pub mod in_flight;
+mod lanes;
 mod sync;
 
 pub use budget::{Budget, Grant};
 pub use cancel::Cancel;
 pub use in_flight::{Claim, InFlight, Owner, Ticket, Waited};
+pub use lanes::Lanes;
