@@ -5,9 +5,11 @@ pub mod content;
 pub mod error;
 pub mod io;
 pub mod limits;
+pub mod metadata;
 pub mod oci;
 pub mod parallel;
 pub mod progress;
+pub mod store;
 pub mod tree;
 
 pub use error::{Error, ErrorKind, Result, ResultExt, Retry};
