@@ -9,6 +9,7 @@ pub mod metadata;
 pub mod oci;
 pub mod parallel;
 pub mod progress;
+pub mod snapshot;
 
 pub use error::{Error, ErrorKind, Result, ResultExt, Retry};
 pub use limits::Limits;
