@@ -10,6 +10,7 @@ pub mod oci;
 pub mod parallel;
 pub mod progress;
 pub mod snapshot;
+pub mod tree;
 
 pub use error::{Error, ErrorKind, Result, ResultExt, Retry};
 pub use limits::Limits;
