@@ -162,9 +162,8 @@ fn read_record(dir: BorrowedFd<'_>, diff_id: &DiffId) -> Result<TreeRecord> {
     let file = std::fs::File::from(fs::openat(dir, "tree.json", flags, Mode::empty())?);
     let mut bytes = Vec::new();
     file.take(RECORD_LIMIT_BYTES).read_to_end(&mut bytes)?;
-    let corrupt = |message: String| {
-        Error::new(ErrorKind::Corrupt, message).with_hint("run 'transload fsck --repair'")
-    };
+    let corrupt =
+        |message: String| Error::new(ErrorKind::Corrupt, message).with_hint("run 'transload fsck --repair'");
     let record: TreeRecord =
         serde_json::from_slice(&bytes).map_err(|error| corrupt(format!("tree.json: {error}")))?;
     if record.diff_id != Some(*diff_id) {
