@@ -9,6 +9,7 @@ pub mod metadata;
 pub mod oci;
 pub mod parallel;
 pub mod progress;
+pub mod snapshot;
 pub mod store;
 pub mod tree;
 
