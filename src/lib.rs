@@ -6,6 +6,7 @@ pub mod limits;
 pub mod oci;
 pub mod parallel;
 pub mod progress;
+pub mod transfer;
 
 pub use error::{Error, ErrorKind, Result, ResultExt, Retry};
 pub use limits::Limits;
