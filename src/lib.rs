@@ -11,6 +11,7 @@ pub mod parallel;
 pub mod progress;
 pub mod snapshot;
 pub mod store;
+pub mod transfer;
 pub mod tree;
 
 pub use error::{Error, ErrorKind, Result, ResultExt, Retry};

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! The verbs that move images: import, unpack, export, bundle.
 
 mod audit;
@@ -19,3 +20,9 @@ pub use claims::Claims;
 pub use import::{Resources, import, plan_import};
 pub use options::ImportOptions;
 pub use report::{ImportPlan, ImportReport};
+=======
+//! The verbs that move images in and out.
+
+pub mod bundle;
+mod users;
+>>>>>>> part-f
