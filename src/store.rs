@@ -22,10 +22,12 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::durable;
 use crate::metadata::{Metadata, OpenMode};
 use crate::parallel::Cancel;
+use crate::snapshot::Trees;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How a store is opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +51,8 @@ pub struct Store {
     format: StoreFormat,
     read_only: bool,
     content: ContentStore,
-    metadata: Metadata,
+    trees: Trees,
+    metadata: Arc<Metadata>,
 }
 
 /// Directories of a store besides those that [`ContentStore`] makes.
@@ -82,8 +85,9 @@ impl Store {
         }
         let content = ContentStore::open(root.as_fd())?;
         let mode = if read_only { OpenMode::Read } else { OpenMode::Create };
-        let metadata = Metadata::open(&path, mode)?;
-        let store = Store { path, root, format, read_only, content, metadata };
+        let metadata = Arc::new(Metadata::open(&path, mode)?);
+        let trees = Trees::open(root.as_fd())?;
+        let store = Store { path, root, format, read_only, content, trees, metadata };
         store.catch_up()?;
         Ok(store)
     }
@@ -134,6 +138,11 @@ impl Store {
     /// The blobs.
     pub fn content(&self) -> &ContentStore {
         &self.content
+    }
+
+    /// The extracted layers.
+    pub fn trees(&self) -> &Trees {
+        &self.trees
     }
 
     /// The database.

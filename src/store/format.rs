@@ -3,6 +3,7 @@
 use super::{StoreOptions, filesystem};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::durable;
+use crate::tree::WhiteoutForm;
 use rustix::fd::BorrowedFd;
 use rustix::fs::{self, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
@@ -25,18 +26,6 @@ pub enum SnapshotterKind {
     Overlay,
     /// Full copies, for filesystems without overlay.
     Plain,
-}
-
-/// How the trees say that something below is deleted or hidden.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WhiteoutForm {
-    /// In overlayfs form with `trusted.overlay.*` marks; needs privilege in the initial user namespace.
-    Trusted,
-    /// In overlayfs form with `user.overlay.*` marks, mounted with `userxattr`.
-    User,
-    /// Only in the side list; the trees hold no marks.
-    List,
 }
 
 /// One line of a uid or gid map: inside, outside, count.

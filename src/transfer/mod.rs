@@ -1,7 +1,7 @@
-<<<<<<< HEAD
 //! The verbs that move images: import, unpack, export, bundle.
 
 mod audit;
+pub mod bundle;
 mod claims;
 mod context;
 mod import;
@@ -14,15 +14,10 @@ mod preview;
 pub mod report;
 mod stages;
 mod stream;
+mod users;
 mod verify;
 
 pub use claims::Claims;
 pub use import::{Resources, import, plan_import};
 pub use options::ImportOptions;
 pub use report::{ImportPlan, ImportReport};
-=======
-//! The verbs that move images in and out.
-
-pub mod bundle;
-mod users;
->>>>>>> part-f
