@@ -10,6 +10,7 @@ pub mod oci;
 pub mod parallel;
 pub mod progress;
 pub mod store;
+pub mod upkeep;
 
 pub use error::{Error, ErrorKind, Result, ResultExt, Retry};
 pub use limits::Limits;

@@ -143,7 +143,8 @@ fn the_view_follows_the_database_and_is_repaired_when_behind() {
 fn skopeo_finds_an_image_by_its_full_name() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = open(dir.path());
-    for name in ["docker.io/library/alpine:3.20", "localhost:5000/a__b/c-d:T_1"] {
+    // skopeo's own grammar has no double underscore, so it cannot ask for such a name.
+    for name in ["docker.io/library/alpine:3.20", "localhost:5000/a_b/c-d:T_1"] {
         put_image(&store, name);
         let reference = format!("oci:{}:{name}", dir.path().display());
         let output =
