@@ -9,7 +9,10 @@ pub mod metadata;
 pub mod oci;
 pub mod parallel;
 pub mod progress;
+pub mod snapshot;
 pub mod store;
+pub mod transfer;
+pub mod tree;
 pub mod upkeep;
 
 pub use error::{Error, ErrorKind, Result, ResultExt, Retry};

@@ -22,6 +22,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::durable;
 use crate::metadata::{Metadata, OpenMode};
 use crate::parallel::Cancel;
+use crate::snapshot::Trees;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
@@ -50,6 +51,7 @@ pub struct Store {
     read_only: bool,
     content: ContentStore,
     metadata: Metadata,
+    trees: Trees,
 }
 
 /// Directories of a store besides those that [`ContentStore`] makes.
@@ -83,7 +85,8 @@ impl Store {
         let content = ContentStore::open(root.as_fd())?;
         let mode = if read_only { OpenMode::Read } else { OpenMode::Create };
         let metadata = Metadata::open(&path, mode)?;
-        let store = Store { path, root, format, read_only, content, metadata };
+        let trees = Trees::open(root.as_fd())?;
+        let store = Store { path, root, format, read_only, content, metadata, trees };
         store.catch_up()?;
         Ok(store)
     }
@@ -93,7 +96,7 @@ impl Store {
     fn catch_up(&self) -> Result<()> {
         match self.read_only {
             true => Ok(()),
-            false => match self.refresh_index(false) {
+            false => match self.refresh_index() {
                 Err(error) if error.kind() == ErrorKind::NoSpace => Ok(()),
                 other => other,
             },
@@ -136,6 +139,11 @@ impl Store {
         &self.content
     }
 
+    /// The extracted layers.
+    pub fn trees(&self) -> &Trees {
+        &self.trees
+    }
+
     /// The database.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
@@ -155,8 +163,10 @@ impl Store {
 
     /// Brings `index.json` up to date with the database, unless it is already. Call it after every change of the image
     /// list; of several at once, one writes.
-    pub fn refresh_index(&self, sync: bool) -> Result<()> {
-        index_file::refresh(self.root(), &self.metadata, sync).doing(|| "cannot update index.json")
+    ///
+    /// Nothing is synced: what a power cut takes of a view, the next opening brings back.
+    pub fn refresh_index(&self) -> Result<()> {
+        index_file::refresh(self.root(), &self.metadata).doing(|| "cannot update index.json")
     }
 
     /// A descriptor of the store's filesystem, to be opened before the first write and handed to

@@ -4,3 +4,5 @@
 pub mod digesting;
 pub mod durable;
 pub mod locked;
+pub mod remove;
+pub mod tar;

@@ -33,7 +33,7 @@ fn put_image(store: &Store, name: &str) -> Digest {
     };
     let commit = ImageCommit { images: vec![image], ..ImageCommit::default() };
     store.metadata().image_put(&commit).expect("commits");
-    store.refresh_index(false).expect("writes");
+    store.refresh_index().expect("writes");
     target
 }
 
@@ -130,7 +130,7 @@ fn the_view_follows_the_database_and_is_repaired_when_behind() {
     assert!(read().contains("docker.io/library/a:1"));
     let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&index).expect("stats"));
     let before = inode();
-    store.refresh_index(false).expect("looks");
+    store.refresh_index().expect("looks");
     assert_eq!(inode(), before, "an up-to-date view is not written again");
     for damage in ["", "{}", "{\"schemaVersion\":2,\"manifests\":[]}"] {
         std::fs::write(&index, damage).expect("writes");
