@@ -13,6 +13,7 @@ pub mod snapshot;
 pub mod store;
 pub mod transfer;
 pub mod tree;
+pub mod upkeep;
 
 pub use error::{Error, ErrorKind, Result, ResultExt, Retry};
 pub use limits::Limits;

@@ -51,8 +51,13 @@ pub struct Store {
     format: StoreFormat,
     read_only: bool,
     content: ContentStore,
+<<<<<<< HEAD
     trees: Trees,
     metadata: Arc<Metadata>,
+=======
+    metadata: Metadata,
+    trees: Trees,
+>>>>>>> part-d
 }
 
 /// Directories of a store besides those that [`ContentStore`] makes.
@@ -85,9 +90,15 @@ impl Store {
         }
         let content = ContentStore::open(root.as_fd())?;
         let mode = if read_only { OpenMode::Read } else { OpenMode::Create };
+<<<<<<< HEAD
         let metadata = Arc::new(Metadata::open(&path, mode)?);
         let trees = Trees::open(root.as_fd())?;
         let store = Store { path, root, format, read_only, content, trees, metadata };
+=======
+        let metadata = Metadata::open(&path, mode)?;
+        let trees = Trees::open(root.as_fd())?;
+        let store = Store { path, root, format, read_only, content, metadata, trees };
+>>>>>>> part-d
         store.catch_up()?;
         Ok(store)
     }
@@ -97,7 +108,7 @@ impl Store {
     fn catch_up(&self) -> Result<()> {
         match self.read_only {
             true => Ok(()),
-            false => match self.refresh_index(false) {
+            false => match self.refresh_index() {
                 Err(error) if error.kind() == ErrorKind::NoSpace => Ok(()),
                 other => other,
             },
@@ -164,8 +175,10 @@ impl Store {
 
     /// Brings `index.json` up to date with the database, unless it is already. Call it after every change of the image
     /// list; of several at once, one writes.
-    pub fn refresh_index(&self, sync: bool) -> Result<()> {
-        index_file::refresh(self.root(), &self.metadata, sync).doing(|| "cannot update index.json")
+    ///
+    /// Nothing is synced: what a power cut takes of a view, the next opening brings back.
+    pub fn refresh_index(&self) -> Result<()> {
+        index_file::refresh(self.root(), &self.metadata).doing(|| "cannot update index.json")
     }
 
     /// A descriptor of the store's filesystem, to be opened before the first write and handed to

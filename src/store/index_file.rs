@@ -29,7 +29,7 @@ pub(super) fn ensure_layout(root: BorrowedFd<'_>) -> Result<()> {
 
 /// Writes the view unless it shows the database's state already. The second look is under the lock, so of many that
 /// come at once the first writes for all.
-pub(super) fn refresh(root: BorrowedFd<'_>, metadata: &Metadata, sync: bool) -> Result<()> {
+pub(super) fn refresh(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<()> {
     if written_generation(root)? == Some(metadata.generation()?) {
         return Ok(());
     }
@@ -40,7 +40,7 @@ pub(super) fn refresh(root: BorrowedFd<'_>, metadata: &Metadata, sync: bool) -> 
     }
     let json =
         serde_json::to_vec(&index).map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
-    durable::write_atomic(root, INDEX, &json, sync)
+    durable::write_atomic(root, INDEX, &json, false)
 }
 
 /// The generation that the file shows; `None` for a file that is missing, damaged or someone else's.

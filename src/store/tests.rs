@@ -33,7 +33,7 @@ fn put_image(store: &Store, name: &str) -> Digest {
     };
     let commit = ImageCommit { images: vec![image], ..ImageCommit::default() };
     store.metadata().image_put(&commit).expect("commits");
-    store.refresh_index(false).expect("writes");
+    store.refresh_index().expect("writes");
     target
 }
 
@@ -130,7 +130,7 @@ fn the_view_follows_the_database_and_is_repaired_when_behind() {
     assert!(read().contains("docker.io/library/a:1"));
     let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&index).expect("stats"));
     let before = inode();
-    store.refresh_index(false).expect("looks");
+    store.refresh_index().expect("looks");
     assert_eq!(inode(), before, "an up-to-date view is not written again");
     for damage in ["", "{}", "{\"schemaVersion\":2,\"manifests\":[]}"] {
         std::fs::write(&index, damage).expect("writes");
@@ -143,7 +143,8 @@ fn the_view_follows_the_database_and_is_repaired_when_behind() {
 fn skopeo_finds_an_image_by_its_full_name() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = open(dir.path());
-    for name in ["docker.io/library/alpine:3.20", "localhost:5000/a__b/c-d:T_1"] {
+    // skopeo's own grammar has no double underscore, so it cannot ask for such a name.
+    for name in ["docker.io/library/alpine:3.20", "localhost:5000/a_b/c-d:T_1"] {
         put_image(&store, name);
         let reference = format!("oci:{}:{name}", dir.path().display());
         let output =
