@@ -4,6 +4,7 @@ mod audit;
 pub mod bundle;
 mod claims;
 mod context;
+mod export;
 mod import;
 mod intake;
 mod layer_job;
@@ -18,6 +19,7 @@ mod users;
 mod verify;
 
 pub use claims::Claims;
+pub use export::{ExportFormat, ExportReport, export};
 pub use import::{Resources, import, plan_import};
 pub use options::ImportOptions;
 pub use report::{ImportPlan, ImportReport};
