@@ -4,6 +4,7 @@
 pub mod content;
 pub mod error;
 pub mod io;
+pub mod layer;
 pub mod limits;
 pub mod metadata;
 pub mod oci;
