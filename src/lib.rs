@@ -5,10 +5,15 @@ pub mod content;
 pub mod error;
 pub mod io;
 pub mod limits;
+pub mod metadata;
 pub mod oci;
 pub mod parallel;
 pub mod progress;
+pub mod snapshot;
+pub mod store;
+pub mod transfer;
 pub mod tree;
+pub mod upkeep;
 
 pub use error::{Error, ErrorKind, Result, ResultExt, Retry};
 pub use limits::Limits;

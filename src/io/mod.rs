@@ -6,4 +6,5 @@ pub mod digesting;
 pub mod durable;
 mod gzip;
 pub mod locked;
+pub mod remove;
 pub mod tar;
