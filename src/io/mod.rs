@@ -4,6 +4,7 @@
 pub mod codec;
 pub mod digesting;
 pub mod durable;
+mod gzip;
 pub mod locked;
 pub mod remove;
 pub mod tar;

@@ -161,7 +161,7 @@ fn unpack_layer<'s>(
         };
         return Ok(PartUnpacked { diff_id: None, bytes: None, tree });
     }
-    let stream = decoder(codec, &mut *intake, work.budget)?;
+    let stream = decoder(codec, &mut *intake, work.budget, work.cancel)?;
     if side {
         let (tree, digest, bytes) = side_by_side(stream, |piped| consume(piped))?;
         return Ok(PartUnpacked { diff_id: Some(DiffId(digest)), bytes: Some(bytes), tree });
