@@ -3,6 +3,7 @@
 
 pub mod archive;
 pub mod content;
+pub mod engine;
 pub mod error;
 pub mod io;
 pub mod layer;

@@ -2,6 +2,7 @@
 
 mod audit;
 pub mod bundle;
+<<<<<<< HEAD
 mod claims;
 mod context;
 mod export;
@@ -15,6 +16,10 @@ mod preview;
 pub mod report;
 mod stages;
 mod stream;
+=======
+pub mod options;
+pub mod report;
+>>>>>>> part-f
 mod users;
 mod verify;
 
