@@ -90,6 +90,13 @@ impl Codec {
             Codec::Bzip2 => "bzip2",
         }
     }
+
+    /// The format of that name.
+    pub fn from_name(name: &str) -> Option<Codec> {
+        [Codec::None, Codec::Gzip, Codec::Zstd, Codec::Xz, Codec::Bzip2]
+            .into_iter()
+            .find(|codec| codec.name() == name)
+    }
 }
 
 impl fmt::Display for Codec {

@@ -99,7 +99,6 @@ impl<'a> Import<'a> {
             limits: options.limits.clone(),
             form: store.format().whiteouts,
             ownership: if options.ignore_chown { Ownership::Ignore } else { Ownership::Keep },
-            ..ApplyOptions::default()
         };
         let context = Context {
             store,

@@ -2,7 +2,6 @@
 
 mod audit;
 pub mod bundle;
-<<<<<<< HEAD
 mod claims;
 mod context;
 mod export;
@@ -10,16 +9,12 @@ mod import;
 mod intake;
 mod layer_job;
 mod layers;
-mod options;
+pub mod options;
 mod plan;
 mod preview;
 pub mod report;
 mod stages;
 mod stream;
-=======
-pub mod options;
-pub mod report;
->>>>>>> part-f
 mod users;
 mod verify;
 
