@@ -13,7 +13,8 @@ mod index_file;
 mod lease;
 mod lock;
 
-pub use format::{FORMAT_VERSION, IdRange, SnapshotterKind, StoreFormat, WhiteoutForm};
+pub use crate::tree::WhiteoutForm;
+pub use format::{FORMAT_VERSION, IdRange, SnapshotterKind, StoreFormat};
 pub use lease::{Lease, PROCESS_LABEL};
 pub use lock::GcLock;
 
@@ -51,13 +52,8 @@ pub struct Store {
     format: StoreFormat,
     read_only: bool,
     content: ContentStore,
-<<<<<<< HEAD
-    trees: Trees,
     metadata: Arc<Metadata>,
-=======
-    metadata: Metadata,
     trees: Trees,
->>>>>>> part-d
 }
 
 /// Directories of a store besides those that [`ContentStore`] makes.
@@ -90,15 +86,9 @@ impl Store {
         }
         let content = ContentStore::open(root.as_fd())?;
         let mode = if read_only { OpenMode::Read } else { OpenMode::Create };
-<<<<<<< HEAD
         let metadata = Arc::new(Metadata::open(&path, mode)?);
         let trees = Trees::open(root.as_fd())?;
-        let store = Store { path, root, format, read_only, content, trees, metadata };
-=======
-        let metadata = Metadata::open(&path, mode)?;
-        let trees = Trees::open(root.as_fd())?;
         let store = Store { path, root, format, read_only, content, metadata, trees };
->>>>>>> part-d
         store.catch_up()?;
         Ok(store)
     }
