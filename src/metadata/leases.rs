@@ -1,0 +1,155 @@
+//! Leases: what must not be collected while someone works with it, or for as long as someone said.
+
+use super::columns::{corrupt, int, labels, now_ms, parse, to_json};
+use super::connection::Sync;
+use super::{Labels, Metadata};
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::{DiffId, Digest};
+use rusqlite::{Connection, OptionalExtension, params};
+
+/// Something that a lease can hold.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Resource {
+    /// A blob.
+    Blob(Digest),
+    /// An extracted layer.
+    Tree(DiffId),
+    /// A snapshot, by key or name.
+    Snapshot(String),
+    /// A blob being written, by its directory's name.
+    Ingest(String),
+}
+
+impl Resource {
+    fn kind(&self) -> &'static str {
+        match self {
+            Resource::Blob(_) => "blob",
+            Resource::Tree(_) => "tree",
+            Resource::Snapshot(_) => "snapshot",
+            Resource::Ingest(_) => "ingest",
+        }
+    }
+
+    pub(super) fn key(&self) -> String {
+        match self {
+            Resource::Blob(digest) => digest.to_string(),
+            Resource::Tree(diff_id) => diff_id.to_string(),
+            Resource::Snapshot(key) | Resource::Ingest(key) => key.clone(),
+        }
+    }
+
+    fn from_columns(kind: &str, key: String) -> Result<Self> {
+        match kind {
+            "blob" => Ok(Resource::Blob(parse(&key)?)),
+            "tree" => Ok(Resource::Tree(parse(&key)?)),
+            "snapshot" => Ok(Resource::Snapshot(key)),
+            "ingest" => Ok(Resource::Ingest(key)),
+            other => Err(corrupt(format!("a lease holds something of kind {other:?}"))),
+        }
+    }
+}
+
+/// A lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseRow {
+    /// Its id.
+    pub id: String,
+    /// When it ends by itself, in milliseconds since 1970.
+    pub expires_ms: Option<u64>,
+    /// Its labels.
+    pub labels: Labels,
+    /// When it was made.
+    pub created_ms: u64,
+}
+
+impl Metadata {
+    /// Makes a lease; a taken id is [`ErrorKind::AlreadyExists`].
+    pub fn lease_create(&self, id: &str, expires_ms: Option<u64>, labels: &Labels) -> Result<()> {
+        let labels = to_json(labels)?;
+        self.write(Sync::Lazy, |transaction| {
+            let made = transaction
+                .prepare_cached("INSERT OR IGNORE INTO lease VALUES (?, ?, ?, ?)")?
+                .execute(params![id, expires_ms.map(int), labels, int(now_ms())])?;
+            match made {
+                0 => Err(Error::new(ErrorKind::AlreadyExists, format!("lease {id} exists already"))),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// Puts resources on a lease. Adding twice is fine; an ended lease is [`ErrorKind::NotFound`].
+    pub fn lease_add(&self, id: &str, resources: &[Resource]) -> Result<()> {
+        self.write(Sync::Lazy, |transaction| {
+            exists(transaction, id)?;
+            let mut statement =
+                transaction.prepare_cached("INSERT OR IGNORE INTO lease_resource VALUES (?, ?, ?)")?;
+            for resource in resources {
+                statement.execute(params![id, resource.kind(), resource.key()])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes resources off a lease.
+    pub fn lease_drop(&self, id: &str, resources: &[Resource]) -> Result<()> {
+        self.write(Sync::Lazy, |transaction| {
+            let mut statement = transaction
+                .prepare_cached("DELETE FROM lease_resource WHERE lease_id = ? AND kind = ? AND key = ?")?;
+            for resource in resources {
+                statement.execute(params![id, resource.kind(), resource.key()])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Ends a lease. Ending twice is fine.
+    pub fn lease_remove(&self, id: &str) -> Result<()> {
+        self.write(Sync::Lazy, |transaction| {
+            transaction.prepare_cached("DELETE FROM lease WHERE id = ?")?.execute([id])?;
+            Ok(())
+        })
+    }
+
+    /// All leases, also those that have expired.
+    pub fn leases(&self) -> Result<Vec<LeaseRow>> {
+        self.read(|transaction| {
+            let mut statement = transaction
+                .prepare_cached("SELECT id, expires_ms, labels, created_ms FROM lease ORDER BY id")?;
+            let mut rows = statement.query([])?;
+            let mut leases = Vec::new();
+            while let Some(row) = rows.next()? {
+                let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
+                leases.push(LeaseRow {
+                    id: row.get(0)?,
+                    expires_ms: row.get::<_, Option<i64>>(1)?.map(unsigned),
+                    labels: labels(row, 2)?,
+                    created_ms: unsigned(row.get(3)?),
+                });
+            }
+            Ok(leases)
+        })
+    }
+
+    /// What a lease holds.
+    pub fn lease_resources(&self, id: &str) -> Result<Vec<Resource>> {
+        self.read(|transaction| {
+            exists(transaction, id)?;
+            let mut statement =
+                transaction.prepare_cached("SELECT kind, key FROM lease_resource WHERE lease_id = ?")?;
+            let mut rows = statement.query([id])?;
+            let mut resources = Vec::new();
+            while let Some(row) = rows.next()? {
+                resources.push(Resource::from_columns(&row.get::<_, String>(0)?, row.get(1)?)?);
+            }
+            Ok(resources)
+        })
+    }
+}
+
+fn exists(connection: &Connection, id: &str) -> Result<()> {
+    let found = connection
+        .prepare_cached("SELECT 1 FROM lease WHERE id = ?")?
+        .query_row([id], |_| Ok(()))
+        .optional()?;
+    found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no lease {id}")))
+}

@@ -1,0 +1,35 @@
+//! The embedded database: which images, blobs, trees, snapshots and leases the store knows.
+//!
+//! [`Metadata`] is a handle that threads share and that several processes open at once. Readers never wait for writers
+//! (WAL). Writers queue on a mutex, then on a short `flock`, then begin an immediate transaction; SQLite's own busy
+//! handler, which is unfair, is only a backstop. What makes an image visible is one transaction, synchronous where the
+//! caller wants it durable.
+//!
+//! The database knows names and facts, never files: nothing here walks a directory or syncs one. What was recorded as
+//! not yet durable in an earlier boot is not trusted and reads as absent; recording it again repairs it.
+
+mod blobs;
+mod columns;
+mod connection;
+mod images;
+mod index_view;
+mod labels;
+mod leases;
+mod schema;
+mod snapshots;
+mod trees;
+
+pub use blobs::BlobRow;
+pub use connection::{Metadata, OpenMode};
+pub use images::{
+    CommittedImage, ImageCommit, ImageOutcome, ImageRow, ImagesCommitted, ManifestRow, NewImage,
+};
+pub use index_view::{CONTAINERD_NAME, GENERATION, REF_NAME};
+pub use labels::{Labelled, Labels};
+pub use leases::{LeaseRow, Resource};
+pub use schema::FORMAT_VERSION;
+pub use snapshots::{NewSnapshot, SnapshotKind, SnapshotRow, Usage};
+pub use trees::{LayerRow, TreeRow};
+
+#[cfg(test)]
+mod tests;
