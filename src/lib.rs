@@ -1,6 +1,7 @@
 //! Container image archives in; verified blobs, deduplicated layers and mountable root filesystems out.
 #![warn(missing_docs)]
 
+pub mod archive;
 pub mod content;
 pub mod error;
 pub mod io;
