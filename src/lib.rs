@@ -1,16 +1,22 @@
 //! Container image archives in; verified blobs, deduplicated layers and mountable root filesystems out.
 #![warn(missing_docs)]
 
+pub mod archive;
 pub mod content;
+pub mod engine;
 pub mod error;
 pub mod io;
+pub mod layer;
 pub mod limits;
 pub mod metadata;
 pub mod oci;
 pub mod parallel;
 pub mod progress;
 pub mod snapshot;
+pub mod store;
+pub mod transfer;
 pub mod tree;
+pub mod upkeep;
 
 pub use error::{Error, ErrorKind, Result, ResultExt, Retry};
 pub use limits::Limits;

@@ -157,6 +157,16 @@ impl BlobIngest {
         self.head.unwrap_or_else(|| self.digester.clone().finish())
     }
 
+    /// The digest of what has been written so far.
+    pub fn digest(&self) -> Digest {
+        self.digester.clone().finish()
+    }
+
+    /// Whether the digest is a SHA-256.
+    pub fn is_sha256(&self) -> bool {
+        matches!(self.digester, Digester::Sha256(_))
+    }
+
     /// Checks size, then digest, and publishes. On a mismatch the ingest stays usable and keeps its data.
     pub fn commit(
         &mut self,
@@ -165,7 +175,7 @@ impl BlobIngest {
         expected: Option<&Digest>,
         sync: bool,
     ) -> Result<Committed> {
-        let digest = self.digester.clone().finish();
+        let digest = self.digest();
         let commit = || {
             self.check(expected_bytes, expected, &digest).and_then(|()| self.publish(content, digest, sync))
         };

@@ -10,7 +10,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// A directory under a common parent, held by this owner.
 #[derive(Debug)]
@@ -69,6 +69,30 @@ impl LockedDir {
             Ok(_) | Err(Errno::NOENT) => Ok(Attempt::Gone),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// Whether someone holds `name` right now.
+    pub fn is_taken(parent: &Arc<OwnedFd>, name: &str) -> Result<bool> {
+        let attempt = Self::try_open(parent, name).doing(|| format!("cannot look at ingest/{name}"))?;
+        Ok(matches!(attempt, Attempt::Taken))
+    }
+
+    /// When something inside `name` last changed; `None` if it is gone. Looks at the directory and the file or tree
+    /// that grows in it.
+    pub fn last_progress(parent: &Arc<OwnedFd>, name: &str) -> Result<Option<SystemTime>> {
+        let changed = |path: &str| match fs::statat(parent, path, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Some(SystemTime::UNIX_EPOCH + Duration::from_secs(stat.st_mtime.max(0) as u64 + 1)),
+            Err(_) => None,
+        };
+        let inside = ["data", "fs"].map(|entry| changed(&format!("{name}/{entry}")));
+        Ok(inside.into_iter().chain([changed(name)]).flatten().max())
+    }
+
+    /// Shows that the owner is alive to those who wait in other processes.
+    pub fn beat(&self) {
+        let now = fs::Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW };
+        // A hint to others; the work does not depend on it.
+        let _ = fs::futimens(&self.fd, &fs::Timestamps { last_access: now, last_modification: now });
     }
 
     /// Like [`LockedDir::try_acquire`], waiting while another holds it. `on_wait` is called once before the first wait.

@@ -8,6 +8,7 @@ mod manifest;
 mod platform;
 mod reference;
 
+pub(crate) use descriptor::null_as_empty;
 pub use descriptor::{Descriptor, media_type};
 pub use digest::{Algorithm, ChainId, DiffId, Digest};
 pub use manifest::{ConfigSummary, Document, HistoryEntry, Index, Manifest, parse_config, parse_document};

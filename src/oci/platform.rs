@@ -117,18 +117,15 @@ impl fmt::Display for Platform {
 }
 
 /// Which platforms of a multi-platform image are wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum PlatformChoice {
-    /// The best one for this platform.
+    /// The best one for this machine; an image that is for one platform only is taken as it is.
+    #[default]
+    Host,
+    /// The best one for this platform, and none other.
     Best(Platform),
     /// Every one that is there.
     All,
-}
-
-impl Default for PlatformChoice {
-    fn default() -> Self {
-        PlatformChoice::Best(Platform::host())
-    }
 }
 
 #[cfg(test)]

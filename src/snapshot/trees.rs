@@ -104,6 +104,15 @@ impl Trees {
     /// Afterwards look again whether the tree is there: the one who was waited for may have published it.
     pub fn begin(&self, key: &str, cancel: &Cancel, on_wait: &mut dyn FnMut()) -> Result<TreeIngest<'_>> {
         let dir = LockedDir::acquire(&self.ingests, &format!("tree-{key}"), cancel, on_wait)?;
+        self.start(dir)
+    }
+
+    /// Starts a tree in `ingest/<place>`; `None` while another owner, in whatever process, holds that place.
+    pub fn try_begin(&self, place: &str) -> Result<Option<TreeIngest<'_>>> {
+        LockedDir::try_acquire(&self.ingests, place)?.map(|dir| self.start(dir)).transpose()
+    }
+
+    fn start(&self, dir: LockedDir) -> Result<TreeIngest<'_>> {
         let fresh = || -> Result<OwnedFd> {
             remove::remove_contents(dir.fd())?;
             fs::mkdirat(dir.fd(), "fs", Mode::from_raw_mode(0o755))?;
@@ -112,7 +121,7 @@ impl Trees {
             fs::fchmod(&root, Mode::from_raw_mode(0o755))?;
             Ok(root)
         };
-        let root = fresh().doing(|| format!("cannot begin tree {key}"))?;
+        let root = fresh().doing(|| format!("cannot begin {}", dir.name()))?;
         Ok(TreeIngest { trees: self, dir: Some(dir), fs: root })
     }
 
@@ -184,6 +193,11 @@ impl TreeIngest<'_> {
     /// The empty directory that becomes the tree.
     pub fn fs(&self) -> BorrowedFd<'_> {
         self.fs.as_fd()
+    }
+
+    /// Shows that the owner is alive to those who wait in other processes.
+    pub fn beat(&self) {
+        self.dir.iter().for_each(LockedDir::beat);
     }
 
     /// Gives the tree its name. Whoever calls this has verified that the bytes have the record's DiffId.

@@ -1,0 +1,260 @@
+//! One directory: opened, versioned, locked, leased.
+//!
+//! [`Store`] is what every verb borrows. Opening it makes the directory if asked to, refuses what a newer release wrote
+//! and filesystems that cannot hold a store, and gathers the rooms below: content and metadata. The store is also an OCI
+//! image layout; `index.json` is a view of the metadata that [`Store::refresh_index`] brings up to date.
+//!
+//! Two locks order the processes: `gc.lock` is held shared by everyone who adds (through a [`Lease`]) and exclusively
+//! by the collection; `index.lock` is held while the view is written.
+
+mod filesystem;
+mod format;
+mod index_file;
+mod lease;
+mod lock;
+
+pub use crate::tree::WhiteoutForm;
+pub use format::{FORMAT_VERSION, IdRange, SnapshotterKind, StoreFormat};
+pub use lease::{Lease, PROCESS_LABEL};
+pub use lock::GcLock;
+
+use crate::content::ContentStore;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::io::durable;
+use crate::metadata::{Metadata, OpenMode};
+use crate::parallel::Cancel;
+use crate::snapshot::Trees;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{self, Mode, OFlags};
+use rustix::io::Errno;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How a store is opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// Make the directory and what is in it where they are missing.
+    pub create: bool,
+    /// Write nothing, not even where that would be possible. A store on a read-only filesystem is opened so anyway.
+    pub read_only: bool,
+    /// Which snapshotter a new store uses: by default overlay, or plain where the filesystem cannot do overlay. An
+    /// existing store that uses the other one is refused.
+    pub snapshotter: Option<SnapshotterKind>,
+    /// How a new store marks deletions: by default as the privileges of this process allow. An existing store that
+    /// does it otherwise is refused.
+    pub whiteouts: Option<WhiteoutForm>,
+}
+
+/// stub
+pub struct Stub;
+impl Stub {
+    /// stub
+    pub fn commit_layer(
+        &self,
+        _: Option<&crate::ChainId>,
+        _: &crate::DiffId,
+        _: &crate::metadata::Labels,
+    ) -> Result<crate::snapshot::Committed> {
+        Ok(crate::snapshot::Committed::New)
+    }
+}
+/// An open store.
+pub struct Store {
+    path: PathBuf,
+    root: OwnedFd,
+    format: StoreFormat,
+    read_only: bool,
+    content: ContentStore,
+    metadata: Arc<Metadata>,
+    trees: Trees,
+}
+
+/// Directories of a store besides those that [`ContentStore`] makes.
+const DIRECTORIES: [&str; 3] = ["trees", "snapshots", "leases"];
+
+impl Store {
+    /// stub
+    pub fn snapshotter(&self) -> Stub {
+        Stub
+    }
+
+    /// Opens the store at `path`.
+    ///
+    /// [`ErrorKind::NotFound`] if there is none and none is to be made, [`ErrorKind::FailedPrecondition`] for a directory
+    /// that holds something else or a store that this process cannot use, [`ErrorKind::NewerFormat`] for a later
+    /// release's, [`ErrorKind::Unsupported`] for a filesystem that cannot hold it.
+    pub fn open(path: &Path, options: &StoreOptions) -> Result<Store> {
+        Self::open_at(path, options).doing(|| format!("cannot open the store {}", path.display()))
+    }
+
+    fn open_at(path: &Path, options: &StoreOptions) -> Result<Store> {
+        let path = std::path::absolute(path)?;
+        let root = open_root(&path, options.create && !options.read_only)?;
+        let read_only = options.read_only || !filesystem::is_writable(root.as_fd())?;
+        let format = match format::read(root.as_fd())? {
+            Some(format) => format,
+            None if read_only => return Err(no_store()),
+            None => create(root.as_fd(), options)?,
+        };
+        format.check_options(options)?;
+        filesystem::check(root.as_fd(), format.snapshotter, read_only)?;
+        if !read_only {
+            format.check_process()?;
+            complete(root.as_fd())?;
+        }
+        let content = ContentStore::open(root.as_fd())?;
+        let mode = if read_only { OpenMode::Read } else { OpenMode::Create };
+        let metadata = Arc::new(Metadata::open(&path, mode)?);
+        let trees = Trees::open(root.as_fd())?;
+        let store = Store { path, root, format, read_only, content, metadata, trees };
+        store.catch_up()?;
+        Ok(store)
+    }
+
+    /// What a crash between a transaction and its view left behind is made good. A full disk must not keep anyone from
+    /// opening the store to free some of it.
+    fn catch_up(&self) -> Result<()> {
+        match self.read_only {
+            true => Ok(()),
+            false => match self.refresh_index() {
+                Err(error) if error.kind() == ErrorKind::NoSpace => Ok(()),
+                other => other,
+            },
+        }
+    }
+
+    /// The directory, as an absolute path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory, open.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// What was decided when the store was made.
+    pub fn format(&self) -> &StoreFormat {
+        &self.format
+    }
+
+    /// Whether nothing can be written.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// [`ErrorKind::ReadOnly`] where nothing can be written; for verbs that would otherwise fail half-way.
+    pub fn check_writable(&self) -> Result<()> {
+        match self.read_only {
+            false => Ok(()),
+            true => {
+                let message = format!("the store {} is open for reading only", self.path.display());
+                Err(Error::new(ErrorKind::ReadOnly, message))
+            }
+        }
+    }
+
+    /// The blobs.
+    pub fn content(&self) -> &ContentStore {
+        &self.content
+    }
+
+    /// The extracted layers.
+    pub fn trees(&self) -> &Trees {
+        &self.trees
+    }
+
+    /// The database.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Takes a lease for the length of some work, waiting for a running collection to end. While anyone holds one, no
+    /// collection starts.
+    pub fn lease(&self) -> Result<Lease<'_>> {
+        self.lease_cancellable(&Cancel::new())
+    }
+
+    /// As [`Store::lease`]; the wait can be cancelled.
+    pub fn lease_cancellable(&self, cancel: &Cancel) -> Result<Lease<'_>> {
+        self.check_writable()?;
+        Lease::take(self, cancel).doing(|| "cannot take a lease")
+    }
+
+    /// Brings `index.json` up to date with the database, unless it is already. Call it after every change of the image
+    /// list; of several at once, one writes.
+    ///
+    /// Nothing is synced: what a power cut takes of a view, the next opening brings back.
+    pub fn refresh_index(&self) -> Result<()> {
+        index_file::refresh(self.root(), &self.metadata).doing(|| "cannot update index.json")
+    }
+
+    /// A descriptor of the store's filesystem, to be opened before the first write and handed to
+    /// [`durable::sync_filesystem`] after the last.
+    pub fn sync_handle(&self) -> Result<OwnedFd> {
+        durable::open_dir(&self.root, ".")
+    }
+}
+
+fn no_store() -> Error {
+    Error::new(ErrorKind::NotFound, "there is no store")
+        .with_hint("'transload import' makes one; --store names another directory")
+}
+
+fn open_root(path: &Path, create: bool) -> Result<OwnedFd> {
+    if create {
+        make_directory(path)?;
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match fs::open(path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => Err(no_store()),
+        Err(Errno::NOTDIR) => Err(Error::new(ErrorKind::FailedPrecondition, "it is not a directory")),
+        other => Ok(other?),
+    }
+}
+
+/// Parents are nobody's secret, the store is (CVE-2024-25621: setuid binaries within reach).
+fn make_directory(path: &Path) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).doing(|| format!("cannot create {}", parent.display()))?;
+    }
+    match fs::mkdir(path, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno).doing(|| format!("cannot create {}", path.display())),
+    }
+}
+
+/// Turns an empty directory into a store, unless another process has just done so.
+fn create(root: BorrowedFd<'_>, options: &StoreOptions) -> Result<StoreFormat> {
+    let _lock = lock::directory(root)?;
+    if let Some(format) = format::read(root)? {
+        return Ok(format);
+    }
+    if let Some(name) = format::foreign_entry(root)? {
+        let message = format!("the directory is not a store and not empty: it holds {name:?}");
+        return Err(Error::new(ErrorKind::FailedPrecondition, message)
+            .with_hint("choose an empty or a new directory with --store"));
+    }
+    if !options.create {
+        return Err(no_store());
+    }
+    fs::fchmod(root, Mode::from_raw_mode(0o700)).doing(|| "cannot make the directory private")?;
+    let format = StoreFormat::choose(root, options)?;
+    filesystem::check(root, format.snapshotter, false)?;
+    format::write(root, &format)?;
+    Ok(format)
+}
+
+/// Makes what a store consists of, where a crash during its creation left some of it out.
+fn complete(root: BorrowedFd<'_>) -> Result<()> {
+    for name in DIRECTORIES {
+        durable::ensure_dir(root, name)?;
+    }
+    index_file::ensure_layout(root)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+//! The right to write a blob or to extract a layer, once per store: the in-flight map between the threads of this
+//! process, a `flock` on the working place between processes.
+//!
+//! A claim never waits. Whoever does not get it receives a [`Waiting`] and joins it after its own work is done, so
+//! opposite orders cannot cycle; a wait ends without a claim, and the store is asked again.
+
+use crate::content::{BlobIngest, IngestRef};
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::locked::LockedDir;
+use crate::oci::{DiffId, Digest};
+use crate::parallel::{Cancel, Claim, InFlight, Owner, Ticket};
+use crate::snapshot::TreeIngest;
+use crate::store::Store;
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime};
+
+/// What can be in flight. A layer is claimed under every identity that is known of it: by its blob before a stream has
+/// shown its manifest, by its DiffID where two blobs of different compression unpack to one tree.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Key {
+    Blob(Digest),
+    TreeOfBlob(Digest),
+    Tree(DiffId),
+}
+
+impl Key {
+    /// The name of the directory under `ingest/` whose lock decides between processes.
+    fn place(&self) -> String {
+        match self {
+            Key::Blob(digest) => IngestRef::blob(digest).name().to_string(),
+            Key::TreeOfBlob(digest) => format!("tree-{}-{}", digest.algorithm().name(), digest.hex()),
+            Key::Tree(diff_id) => format!("diff-{}-{}", diff_id.0.algorithm().name(), diff_id.0.hex()),
+        }
+    }
+}
+
+/// The claims of one process. Clones share them; every engine on one store in a process holds the same ones.
+#[derive(Clone, Debug, Default)]
+pub struct Claims {
+    in_flight: InFlight<Key, ()>,
+}
+
+/// A claim that was taken by another.
+pub(crate) enum Waiting {
+    Thread(Ticket<Key, ()>),
+    Process { place: String, _owner: Option<Owner<Key, ()>> },
+}
+
+/// How a wait ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WaitEnd {
+    /// The other has finished or let go.
+    Over,
+    /// The other shows no progress; go on without it.
+    Stalled,
+}
+
+/// A claim, or someone to wait for.
+pub(crate) enum Claimed<T> {
+    Mine(T),
+    Taken(Waiting),
+}
+
+/// The right to write one blob.
+pub(crate) struct BlobClaim {
+    pub(crate) ingest: BlobIngest,
+    pub(crate) guard: Guard,
+}
+
+/// The right to extract one layer.
+pub(crate) struct TreeClaim<'s> {
+    pub(crate) ingest: TreeIngest<'s>,
+    pub(crate) guard: Guard,
+}
+
+/// Keeps a claim alive. Dropped, it hands the work on; [`Guard::finish`] ends it well.
+#[derive(Default)]
+pub(crate) struct Guard {
+    owners: Vec<Owner<Key, ()>>,
+    extra: Option<LockedDir>,
+    beaten: Mutex<Option<Instant>>,
+}
+
+/// How often a working owner shows that it is alive.
+const BEAT: Duration = Duration::from_millis(500);
+
+impl Guard {
+    /// Says that the work goes on. Cheap enough to call with every chunk.
+    pub(crate) fn beat(&self) {
+        let mut beaten = self.beaten.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if beaten.is_none_or(|at| at.elapsed() > BEAT) {
+            *beaten = Some(Instant::now());
+            self.owners.iter().for_each(Owner::beat);
+        }
+    }
+
+    /// The work is done and recorded: followers go on.
+    pub(crate) fn finish(mut self) {
+        // The lock goes first: a follower in this process that asks the other lock must find it free.
+        if let Some(dir) = self.extra.take() {
+            // It is empty; a leftover would be swept by gc.
+            let _ = dir.remove();
+        }
+        for owner in self.owners.drain(..) {
+            owner.finish(());
+        }
+    }
+}
+
+impl Claims {
+    /// Claims the writing of a blob whose digest is announced.
+    pub(crate) fn blob(&self, store: &Store, digest: &Digest) -> Result<Claimed<BlobClaim>> {
+        let key = Key::Blob(*digest);
+        let owner = match self.in_flight.claim(key.clone()) {
+            Claim::Owner(owner) => owner,
+            Claim::Follower(ticket) => return Ok(Claimed::Taken(Waiting::Thread(ticket))),
+        };
+        match store.content().begin(&IngestRef::blob(digest), digest.algorithm()) {
+            Ok(ingest) => Ok(Claimed::Mine(BlobClaim {
+                ingest,
+                guard: Guard { owners: vec![owner], ..Guard::default() },
+            })),
+            Err(error) if error.kind() == ErrorKind::Busy => {
+                Ok(Claimed::Taken(Waiting::Process { place: key.place(), _owner: Some(owner) }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Claims the extraction of a layer under what is known of it; at least one of the two is.
+    pub(crate) fn tree<'s>(
+        &self,
+        store: &'s Store,
+        blob: Option<&Digest>,
+        diff_id: Option<&DiffId>,
+    ) -> Result<Claimed<TreeClaim<'s>>> {
+        let keys: Vec<Key> = blob
+            .map(|digest| Key::TreeOfBlob(*digest))
+            .into_iter()
+            .chain(diff_id.map(|id| Key::Tree(*id)))
+            .collect();
+        let mut guard = Guard::default();
+        for key in &keys {
+            match self.in_flight.claim(key.clone()) {
+                Claim::Owner(owner) => guard.owners.push(owner),
+                Claim::Follower(ticket) => return Ok(Claimed::Taken(Waiting::Thread(ticket))),
+            }
+        }
+        let [place, extra @ ..] = keys.as_slice() else {
+            return Err(Error::new(ErrorKind::Internal, "a layer without any identity was claimed"));
+        };
+        if let Some(key) = extra.first() {
+            match LockedDir::try_acquire(store.content().ingests(), &key.place())? {
+                Some(dir) => guard.extra = Some(dir),
+                None => return Ok(Claimed::Taken(Waiting::Process { place: key.place(), _owner: None })),
+            }
+        }
+        match store.trees().try_begin(&place.place())? {
+            Some(ingest) => Ok(Claimed::Mine(TreeClaim { ingest, guard })),
+            None => {
+                if let Some(dir) = guard.extra.take() {
+                    let _ = dir.remove();
+                }
+                Ok(Claimed::Taken(Waiting::Process { place: place.place(), _owner: None }))
+            }
+        }
+    }
+}
+
+impl Waiting {
+    /// Waits until the other has finished or let go, or has shown no progress for `patience`.
+    pub(crate) fn join(self, store: &Store, cancel: &Cancel, patience: Duration) -> Result<WaitEnd> {
+        match self {
+            Waiting::Thread(ticket) => {
+                let started = Instant::now();
+                match ticket.wait(cancel, Some(patience))? {
+                    crate::parallel::Waited::Done(()) => Ok(WaitEnd::Over),
+                    // Letting go of it at once hands it on or back to us; the store is asked again either way.
+                    crate::parallel::Waited::Yours(_) if started.elapsed() < patience => Ok(WaitEnd::Over),
+                    crate::parallel::Waited::Yours(_) => Ok(WaitEnd::Stalled),
+                }
+            }
+            Waiting::Process { place, _owner } => wait_for_process(store, &place, &_owner, cancel, patience),
+        }
+    }
+}
+
+fn wait_for_process(
+    store: &Store,
+    place: &str,
+    owner: &Option<Owner<Key, ()>>,
+    cancel: &Cancel,
+    patience: Duration,
+) -> Result<WaitEnd> {
+    let ingests = store.content().ingests();
+    let mut pause = Duration::from_millis(1);
+    while LockedDir::is_taken(ingests, place)? {
+        cancel.check()?;
+        if let Some(owner) = owner {
+            owner.beat();
+        }
+        let last = LockedDir::last_progress(ingests, place)?;
+        let idle = last.and_then(|at| SystemTime::now().duration_since(at).ok());
+        if idle.is_some_and(|idle| idle > patience) {
+            return Ok(WaitEnd::Stalled);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+    Ok(WaitEnd::Over)
+}

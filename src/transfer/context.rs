@@ -1,0 +1,84 @@
+//! What every part of one import works with.
+
+use super::audit::Audit;
+use super::claims::Claims;
+use super::layer_job::StageClock;
+use super::options::ImportOptions;
+use crate::content::Committed;
+use crate::error::Result;
+use crate::layer::ApplyOptions;
+use crate::metadata::{BlobRow, Resource};
+use crate::oci::{DiffId, Digest};
+use crate::parallel::{Budget, Cancel, Pool};
+use crate::progress::{Event, Progress};
+use crate::store::{Lease, Store};
+use std::sync::Mutex;
+
+/// One import in progress.
+pub(crate) struct Context<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) claims: &'a Claims,
+    pub(crate) options: &'a ImportOptions,
+    pub(crate) audit: &'a Audit<'a>,
+    pub(crate) cancel: &'a Cancel,
+    pub(crate) budget: &'a Budget,
+    pub(crate) pool: &'a Pool,
+    pub(crate) threads: usize,
+    pub(crate) lease: Lease<'a>,
+    pub(crate) apply: ApplyOptions,
+    pub(crate) clock: StageClock,
+    /// What this import wrote or relies on; synced and marked at the end.
+    pub(crate) touched: Mutex<Vec<Resource>>,
+}
+
+impl Context<'_> {
+    pub(crate) fn event(&self, event: Event) {
+        self.audit.event(&event);
+    }
+
+    pub(crate) fn notice(&self, text: impl Into<String>) {
+        self.event(Event::Notice(text.into()));
+    }
+
+    /// Puts resources on the lease. What is not on it yet may be collected at any moment, so this comes before looking.
+    pub(crate) fn hold(&self, resources: Vec<Resource>) -> Result<()> {
+        self.lease.add(&resources)?;
+        self.touched.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(resources);
+        Ok(())
+    }
+
+    /// Whether a blob is there and can be trusted. One that lies there without a trusted record (a crash between the
+    /// two, or an unsynced write before a power cut) counts as absent.
+    pub(crate) fn has_blob(&self, digest: &Digest, size_bytes: Option<u64>) -> Result<bool> {
+        let Some(row) = self.store.metadata().blob_get(digest)? else { return Ok(false) };
+        let wrong_size = size_bytes.is_some_and(|size| size != row.size_bytes);
+        Ok(!wrong_size && self.store.content().stat(digest)? == Some(row.size_bytes))
+    }
+
+    /// Whether a tree is there and can be trusted.
+    pub(crate) fn has_tree(&self, diff_id: &DiffId) -> Result<bool> {
+        Ok(self.store.metadata().tree_get(diff_id)?.is_some() && self.store.trees().stat(diff_id)?.is_some())
+    }
+
+    /// Records a published blob and tells of it.
+    pub(crate) fn record_blob(&self, committed: &Committed, head: Option<Digest>) -> Result<()> {
+        let (digest, size_bytes) = (committed.digest(), committed.size_bytes());
+        self.store.metadata().blob_put(&[BlobRow { digest, size_bytes, head, durable: false }])?;
+        if matches!(committed, Committed::New(..)) {
+            self.event(Event::BlobWritten { digest, size_bytes });
+        }
+        Ok(())
+    }
+
+    /// Writes a manifest, an index or a configuration.
+    pub(crate) fn put_document(&self, bytes: &[u8]) -> Result<Committed> {
+        let digest = Digest::of(bytes);
+        self.hold(vec![Resource::Blob(digest)])?;
+        if self.has_blob(&digest, Some(bytes.len() as u64))? {
+            return Ok(Committed::Existing(digest, bytes.len() as u64));
+        }
+        let committed = self.store.content().put_document(bytes, self.options.sync)?;
+        self.record_blob(&committed, Some(Digest::of(&bytes[..bytes.len().min(64 << 10)])))?;
+        Ok(committed)
+    }
+}

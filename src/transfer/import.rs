@@ -1,0 +1,507 @@
+//! The import verb: open the archive, plan, bring the layers in, commit the chains, sync, make it visible, report.
+
+use super::audit::Audit;
+use super::claims::Claims;
+use super::context::Context;
+use super::layer_job::StageClock;
+use super::layers::{Layer, settle};
+use super::options::ImportOptions;
+use super::plan::{Plan, PlanImage, PlanManifest, describe_seekable, plan};
+use super::report::*;
+use super::stream::{self, Passed, PassedLayer};
+use crate::archive::{self, Found, FoundLayer, Input, Source};
+use crate::content::Committed;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::io::codec::Codec;
+use crate::io::durable;
+use crate::layer::{ApplyOptions, Ownership};
+use crate::metadata::{self, ImageCommit, ManifestRow, NewImage, Resource};
+use crate::oci::{ChainId, Descriptor, DiffId, Digest, media_type};
+use crate::parallel::{Budget, Cancel, Pool};
+use crate::progress::{Event, Outcome, Progress};
+use crate::snapshot::Committed as LayerCommitted;
+use crate::store::Store;
+use std::collections::HashSet;
+use std::time::Instant;
+
+/// What an import runs with besides its options.
+pub struct Resources<'a> {
+    /// The claims of this process.
+    pub claims: &'a Claims,
+    /// The memory for what is in flight.
+    pub budget: &'a Budget,
+    /// Where many things are hashed at once.
+    pub pool: &'a Pool,
+    /// How many lanes.
+    pub threads: usize,
+}
+
+/// Imports every image of an archive.
+///
+/// # Errors
+/// The input's faults have kinds for which [`ErrorKind::is_input`] holds; then, and on every other error, nothing of the
+/// archive is visible in the store.
+pub fn import(
+    store: &Store,
+    resources: &Resources<'_>,
+    input: Input,
+    options: &ImportOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<ImportReport> {
+    let started = Instant::now();
+    let name = input.name();
+    let audit = Audit::new(progress, options.audit);
+    let run = || {
+        let source = archive::open(input, &options.limits, resources.budget)?;
+        audit.event(&Event::ImportStarted { archive: name.clone(), size_bytes: source.size_bytes() });
+        let import = Import::start(store, resources, options, &audit, cancel)?;
+        import.run(source, started)
+    };
+    let report = run().doing(|| format!("cannot import {name}"));
+    progress.event(&Event::ImportFinished);
+    report
+}
+
+/// What an import would do. A stream is read to its end for it.
+pub fn plan_import(
+    store: &Store,
+    resources: &Resources<'_>,
+    input: Input,
+    options: &ImportOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<ImportPlan> {
+    let name = input.name();
+    let audit = Audit::new(progress, false);
+    let run = || {
+        let source = archive::open(input, &options.limits, resources.budget)?;
+        Import::start(store, resources, options, &audit, cancel)?.preview(source)
+    };
+    run().doing(|| format!("cannot plan the import of {name}"))
+}
+
+struct Import<'a> {
+    context: Context<'a>,
+    /// Opened before the first write, so that every write-back error is seen.
+    filesystem: rustix::fd::OwnedFd,
+}
+
+impl<'a> Import<'a> {
+    fn start(
+        store: &'a Store,
+        resources: &'a Resources<'a>,
+        options: &'a ImportOptions,
+        audit: &'a Audit<'a>,
+        cancel: &'a Cancel,
+    ) -> Result<Self> {
+        let apply = ApplyOptions {
+            limits: options.limits.clone(),
+            form: store.format().whiteouts,
+            ownership: if options.ignore_chown { Ownership::Ignore } else { Ownership::Keep },
+        };
+        let context = Context {
+            store,
+            claims: resources.claims,
+            options,
+            audit,
+            cancel,
+            budget: resources.budget,
+            pool: resources.pool,
+            threads: resources.threads.max(1),
+            lease: store.lease_cancellable(cancel)?,
+            apply,
+            clock: StageClock::default(),
+            touched: Default::default(),
+        };
+        Ok(Import { context, filesystem: store.sync_handle()? })
+    }
+
+    fn run(self, source: Source, started: Instant) -> Result<ImportReport> {
+        let mut plan = match source {
+            Source::Seekable(archive) => {
+                let found = archive::find_images(&archive, &self.context.options.limits)?;
+                let mut describe = |layer: &FoundLayer| describe_seekable(&self.context, &archive, layer);
+                let mut plan = plan(&self.context, found, &mut describe)?;
+                self.announce(&plan);
+                settle(&self.context, Some(&archive), &mut plan.layers)?;
+                if self.context.options.verify_source {
+                    super::verify::verify_members(&self.context, &archive, &plan.layers)?;
+                }
+                plan
+            }
+            Source::Stream(mut stream) => {
+                let passed = stream::read(&self.context, &mut stream)?;
+                let found = archive::find_images(&passed.documents, &self.context.options.limits)?;
+                let mut plan = self.plan_passed(found, &passed)?;
+                settle(&self.context, None, &mut plan.layers)?;
+                plan
+            }
+        };
+        self.context.cancel.check()?;
+        let documents = self.store_documents(&mut plan)?;
+        let snapshots = self.commit_chains(&plan)?;
+        let sync_ms = self.sync()?;
+        let committed = self.publish(&plan, &documents)?;
+        self.report(plan, documents, snapshots, committed, sync_ms, started)
+    }
+
+    fn preview(self, source: Source) -> Result<ImportPlan> {
+        let plan = match source {
+            Source::Seekable(archive) => {
+                let found = archive::find_images(&archive, &self.context.options.limits)?;
+                plan(&self.context, found, &mut |layer| describe_seekable(&self.context, &archive, layer))?
+            }
+            Source::Stream(mut stream) => {
+                let documents = stream::read_documents(&self.context, &mut stream)?;
+                let found = archive::find_images(&documents, &self.context.options.limits)?;
+                plan(&self.context, found, &mut |layer| Ok(stream::describe_announced(layer)))?
+            }
+        };
+        super::preview::preview(&self.context, &plan)
+    }
+
+    fn announce(&self, plan: &Plan) {
+        for layer in &plan.layers {
+            let size_bytes = layer.size_bytes.unwrap_or(0);
+            self.context.event(Event::BlobStarted { key: layer.key(), size_bytes, layer: true });
+        }
+    }
+
+    /// The plan of a stream that has passed: members by what was computed of them.
+    fn plan_passed(&self, found: Found, passed: &Passed) -> Result<Plan> {
+        plan(&self.context, found, &mut |layer| self.describe_passed(passed, layer))
+    }
+
+    fn describe_passed(&self, passed: &Passed, found: &FoundLayer) -> Result<Layer> {
+        let announced = found.descriptor.as_ref().map(|descriptor| descriptor.digest);
+        let shown = || match (&announced, &found.member) {
+            (Some(digest), _) => format!("cannot import layer {digest}"),
+            (None, Some(member)) => format!("cannot import layer {member}"),
+            (None, None) => "cannot import a layer".to_string(),
+        };
+        let Some(member) = &found.member else {
+            // Not in this archive; perhaps in the store.
+            let size_bytes = found.descriptor.as_ref().map(|descriptor| descriptor.size);
+            let claimed_diff_id = found.diff_id;
+            return Ok(Layer { digest: announced, size_bytes, claimed_diff_id, ..Layer::default() });
+        };
+        let missing =
+            || Error::new(ErrorKind::MissingContent, format!("{member} is no layer")).context(shown());
+        let passed = passed.layers.get(member).ok_or_else(missing)?;
+        check_passed(passed, found).doing(shown)?;
+        let mut layer = passed.layer.clone();
+        layer.claimed_diff_id = found.diff_id;
+        if let (Some(claimed), Some(actual)) = (&found.diff_id, &layer.diff_id) {
+            super::layer_job::check_diff_id(claimed, actual).doing(shown)?;
+        }
+        Ok(layer)
+    }
+
+    /// Writes manifests, configurations and indexes; docker archives get the manifest that their content determines.
+    fn store_documents(&self, plan: &mut Plan) -> Result<Vec<Committed>> {
+        let mut documents = Vec::new();
+        let Plan { images, layers, .. } = plan;
+        for planned in images {
+            for (_, bytes, _) in &planned.image.documents {
+                documents.push(self.context.put_document(bytes)?);
+            }
+            for manifest in &mut planned.manifests {
+                complete(manifest, layers)?;
+                documents.push(self.context.put_document(&manifest.found.config_bytes)?);
+                let (descriptor, bytes) = manifest_of(manifest)?;
+                documents.push(self.context.put_document(bytes)?);
+                planned.image.target.get_or_insert_with(|| descriptor.clone());
+            }
+        }
+        let mut seen = HashSet::new();
+        documents.retain(|document| seen.insert(document.digest()));
+        Ok(documents)
+    }
+
+    /// Makes the snapshots of every chain, bottom first.
+    fn commit_chains(&self, plan: &Plan) -> Result<std::collections::HashMap<ChainId, Outcome>> {
+        let mut outcomes = std::collections::HashMap::new();
+        for manifest in
+            plan.images.iter().flat_map(|image| &image.manifests).filter(|manifest| manifest.unpack)
+        {
+            let mut parent: Option<ChainId> = None;
+            for diff_id in manifest_diff_ids(manifest, &plan.layers)? {
+                self.context.cancel.check()?;
+                let chain_id = ChainId::above(parent.as_ref(), &diff_id);
+                self.context.hold(vec![Resource::Snapshot(chain_id.to_string())])?;
+                let snapshots = self.context.store.snapshotter();
+                let committed = snapshots
+                    .commit_layer(parent.as_ref(), &diff_id, &metadata::Labels::new())
+                    .doing(|| format!("cannot commit snapshot {chain_id}"))?;
+                let outcome = match committed {
+                    LayerCommitted::New => Outcome::New,
+                    LayerCommitted::Existing => Outcome::Existing,
+                };
+                if outcome == Outcome::New {
+                    self.context.event(Event::SnapshotCommitted(chain_id));
+                }
+                outcomes.entry(chain_id).or_insert(outcome);
+                parent = Some(chain_id);
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Waits for the disk, unless everything that this import relies on has reached it before.
+    fn sync(&self) -> Result<u64> {
+        let started = Instant::now();
+        let touched = self.touched();
+        if self.context.options.sync && !self.context.store.metadata().undurable(&touched)?.is_empty() {
+            durable::sync_filesystem(&self.filesystem)?;
+        }
+        Ok(started.elapsed().as_millis() as u64)
+    }
+
+    fn touched(&self) -> Vec<Resource> {
+        self.context.touched.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// The one transaction that makes the images visible.
+    fn publish(&self, plan: &Plan, documents: &[Committed]) -> Result<metadata::ImagesCommitted> {
+        let mut images = Vec::new();
+        for planned in &plan.images {
+            let target = planned.image.target.clone();
+            let target =
+                target.ok_or_else(|| Error::new(ErrorKind::NoPlatform, "an image without any manifest"))?;
+            let manifests = planned.manifests.iter().map(|manifest| manifest_row(manifest, &plan.layers));
+            let manifests = manifests.collect::<Result<Vec<_>>>()?;
+            for name in names(planned) {
+                images.push(NewImage { name, target: target.clone(), manifests: manifests.clone() });
+            }
+        }
+        let durable = if self.context.options.sync { self.touched() } else { Vec::new() };
+        let _ = documents;
+        let commit = ImageCommit {
+            images,
+            durable,
+            no_retag: self.context.options.no_retag,
+            sync: self.context.options.sync,
+            ..ImageCommit::default()
+        };
+        let committed = self.context.store.metadata().image_put(&commit)?;
+        self.context.store.refresh_index()?;
+        Ok(committed)
+    }
+
+    fn report(
+        self,
+        plan: Plan,
+        documents: Vec<Committed>,
+        snapshots: std::collections::HashMap<ChainId, Outcome>,
+        committed: metadata::ImagesCommitted,
+        sync_ms: u64,
+        started: Instant,
+    ) -> Result<ImportReport> {
+        let mut report =
+            ImportReport { memory_budget_bytes: self.context.budget.total_bytes(), ..Default::default() };
+        let mut outcomes = committed.images.into_iter();
+        for planned in &plan.images {
+            for name in names(planned) {
+                let committed = outcomes.next();
+                for manifest in &planned.manifests {
+                    let image =
+                        image_report(planned, manifest, &plan.layers, &snapshots, name.clone(), &committed)?;
+                    report.images.push(image);
+                }
+            }
+        }
+        count_blobs(&mut report.blobs, &plan.layers, &documents);
+        count_trees(&mut report.trees, &plan.layers);
+        report.snapshots.new = snapshots.values().filter(|outcome| **outcome == Outcome::New).count() as u64;
+        report.snapshots.existing = snapshots.len() as u64 - report.snapshots.new;
+        report.skipped = plan.skipped;
+        report.stages_ms = StageTimes { sync: sync_ms, ..self.context.clock.report() };
+        report.peak_rss_bytes = peak_rss_bytes();
+        report.notices = self.context.audit.take_notices();
+        report.audit = self.context.audit.report();
+        report.elapsed_ms = started.elapsed().as_millis() as u64;
+        Ok(report)
+    }
+}
+
+fn check_passed(passed: &PassedLayer, found: &FoundLayer) -> Result<()> {
+    if passed.contradicted {
+        return Err(Error::malformed("the archive holds two members of this name with different content"));
+    }
+    if let (Some(descriptor), Some(actual)) = (&found.descriptor, &passed.layer.digest) {
+        if descriptor.digest != *actual {
+            let message = format!("its bytes have the digest {actual}");
+            return Err(
+                Error::new(ErrorKind::DigestMismatch, message).with_mismatch(descriptor.digest, actual)
+            );
+        }
+        let size = passed.layer.size_bytes.unwrap_or(descriptor.size);
+        if descriptor.size != size {
+            let message = format!("it has {size} bytes, its descriptor says {}", descriptor.size);
+            return Err(Error::new(ErrorKind::SizeMismatch, message).with_mismatch(descriptor.size, size));
+        }
+    }
+    passed.unpack_error.as_ref().map_or(Ok(()), |error| Err(error.duplicate()))
+}
+
+fn names(planned: &PlanImage) -> Vec<Option<String>> {
+    match planned.image.names.as_slice() {
+        [] => vec![None],
+        names => names.iter().map(|name| Some(name.to_string())).collect(),
+    }
+}
+
+fn layer_digest(layer: &Layer) -> Result<Digest> {
+    layer.digest.ok_or_else(|| Error::new(ErrorKind::Internal, "a layer has no digest after its import"))
+}
+
+fn layer_diff_id(layer: &Layer) -> Result<DiffId> {
+    let known = layer.diff_id.or(layer.claimed_diff_id);
+    known.ok_or_else(|| Error::new(ErrorKind::Internal, "a layer has no DiffID after its import"))
+}
+
+fn manifest_diff_ids(manifest: &PlanManifest, layers: &[Layer]) -> Result<Vec<DiffId>> {
+    manifest.layers.iter().map(|index| layer_diff_id(&layers[*index])).collect()
+}
+
+/// Makes the configuration of a legacy archive and the manifest of a docker archive, now that the layers are known.
+fn complete(manifest: &mut PlanManifest, layers: &[Layer]) -> Result<()> {
+    if manifest.found.manifest.is_some() {
+        return Ok(());
+    }
+    let diff_ids = manifest_diff_ids(manifest, layers)?;
+    manifest.found.complete_config(&diff_ids)?;
+    let mut blobs = Vec::with_capacity(manifest.layers.len());
+    for index in &manifest.layers {
+        let layer = &layers[*index];
+        blobs.push((layer_digest(layer)?, layer.size_bytes.unwrap_or(0), layer.codec.unwrap_or(Codec::None)));
+    }
+    let config = (manifest.found.config_digest, manifest.found.config_bytes.len() as u64);
+    let bytes = archive::docker_manifest(config, &blobs);
+    let descriptor = Descriptor::new(media_type::MANIFEST, Digest::of(&bytes), bytes.len() as u64);
+    manifest.found.manifest = Some((descriptor, bytes));
+    Ok(())
+}
+
+fn manifest_of(manifest: &PlanManifest) -> Result<(&Descriptor, &Vec<u8>)> {
+    let made = manifest.found.manifest.as_ref().map(|(descriptor, bytes)| (descriptor, bytes));
+    made.ok_or_else(|| Error::new(ErrorKind::Internal, "an image has no manifest after its import"))
+}
+
+fn manifest_row(manifest: &PlanManifest, layers: &[Layer]) -> Result<ManifestRow> {
+    let (descriptor, bytes) = manifest_of(manifest)?;
+    let mut rows = Vec::with_capacity(manifest.layers.len());
+    let mut size_bytes = bytes.len() as u64 + manifest.found.config_bytes.len() as u64;
+    for index in &manifest.layers {
+        rows.push((layer_digest(&layers[*index])?, layer_diff_id(&layers[*index])?));
+        size_bytes += layers[*index].size_bytes.unwrap_or(0);
+    }
+    Ok(ManifestRow {
+        digest: descriptor.digest,
+        config: manifest.found.config_digest,
+        platform: manifest.found.platform.clone(),
+        chain_id: if manifest.unpack { chain_id(manifest, layers)? } else { None },
+        layers: rows,
+        size_bytes,
+    })
+}
+
+fn chain_id(manifest: &PlanManifest, layers: &[Layer]) -> Result<Option<ChainId>> {
+    Ok(ChainId::of(&manifest_diff_ids(manifest, layers)?).last().copied())
+}
+
+fn image_report(
+    planned: &PlanImage,
+    manifest: &PlanManifest,
+    layers: &[Layer],
+    snapshots: &std::collections::HashMap<ChainId, Outcome>,
+    name: Option<String>,
+    committed: &Option<metadata::CommittedImage>,
+) -> Result<ImageReport> {
+    let (descriptor, _) = manifest_of(manifest)?;
+    let chain = ChainId::of(&manifest_diff_ids(manifest, layers)?);
+    let mut reports = Vec::with_capacity(manifest.layers.len());
+    for (index, chain_id) in manifest.layers.iter().zip(&chain) {
+        let layer = &layers[*index];
+        reports.push(LayerReport {
+            digest: layer_digest(layer)?,
+            diff_id: layer_diff_id(layer)?,
+            chain_id: *chain_id,
+            size_bytes: layer.size_bytes.unwrap_or(0),
+            unpacked_bytes: layer.unpacked_bytes,
+            blob: layer.blob.unwrap_or(Outcome::None),
+            tree: layer.tree.unwrap_or(Outcome::None),
+            snapshot: snapshots.get(chain_id).copied().unwrap_or(Outcome::None),
+        });
+    }
+    let (outcome, previous) = match committed.as_ref().map(|image| &image.outcome) {
+        Some(metadata::ImageOutcome::Existing) => (ImageOutcome::Existing, None),
+        Some(metadata::ImageOutcome::Retagged { previous }) => {
+            (ImageOutcome::Retagged, Some(previous.digest))
+        }
+        Some(metadata::ImageOutcome::New) | None => (ImageOutcome::New, None),
+    };
+    Ok(ImageReport {
+        name,
+        target: planned.image.target.as_ref().map_or(descriptor.digest, |target| target.digest),
+        manifest: descriptor.digest,
+        config: manifest.found.config_digest,
+        platform: manifest.found.platform.clone(),
+        chain_id: if manifest.unpack { chain.last().copied() } else { None },
+        outcome,
+        previous,
+        layers: reports,
+    })
+}
+
+fn count_blobs(totals: &mut BlobTotals, layers: &[Layer], documents: &[Committed]) {
+    let layers =
+        layers.iter().map(|layer| (layer.blob.unwrap_or(Outcome::None), layer.size_bytes.unwrap_or(0)));
+    let documents = documents.iter().map(|document| match document {
+        Committed::New(_, size) => (Outcome::New, *size),
+        Committed::Existing(_, size) => (Outcome::Existing, *size),
+    });
+    for (outcome, size) in layers.chain(documents) {
+        match outcome {
+            Outcome::New => {
+                (totals.new, totals.bytes_written) = (totals.new + 1, totals.bytes_written + size)
+            }
+            Outcome::Existing => {
+                (totals.existing, totals.bytes_skipped) = (totals.existing + 1, totals.bytes_skipped + size)
+            }
+            Outcome::Shared => {
+                (totals.shared, totals.bytes_skipped) = (totals.shared + 1, totals.bytes_skipped + size)
+            }
+            Outcome::None => {}
+        }
+    }
+}
+
+fn count_trees(totals: &mut TreeTotals, layers: &[Layer]) {
+    let mut seen = HashSet::new();
+    for layer in layers {
+        // Two blobs of different compression have one tree.
+        let first = layer.diff_id.is_none_or(|diff_id| seen.insert(diff_id));
+        match layer.tree {
+            Some(Outcome::New) => {
+                (totals.new, totals.bytes_written) =
+                    (totals.new + 1, totals.bytes_written + layer.unpacked_bytes)
+            }
+            Some(Outcome::Existing) if first => totals.existing += 1,
+            Some(Outcome::Shared) if first => totals.shared += 1,
+            _ => {}
+        }
+    }
+}
+
+/// The most memory that this process has had resident.
+fn peak_rss_bytes() -> u64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: getrusage fills the struct that it is given, which lives on this stack frame; zeroes are a valid one.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    usage.ru_maxrss as u64 * 1024
+}

@@ -1,0 +1,170 @@
+//! The first stage of a blob's way: each chunk is read once, and while it is in cache it is hashed, written and handed on.
+
+use crate::content::{BlobIngest, HEAD_BYTES};
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::digesting::Digester;
+use crate::io::tar::TarInput;
+use crate::oci::{Algorithm, Digest};
+use crate::parallel::Cancel;
+use std::io::{self, BufRead, Read};
+use std::time::{Duration, Instant};
+
+/// The size of a chunk: large enough that system calls do not count, small enough to stay in a second-level cache.
+pub(crate) const CHUNK_BYTES: usize = 128 << 10;
+
+/// What happens to each chunk besides being handed on.
+pub(crate) enum Sink {
+    /// Hashed and written.
+    Write(BlobIngest),
+    /// Hashed only.
+    Hash(Digester, Option<Digest>),
+}
+
+impl Sink {
+    pub(crate) fn hash(algorithm: Algorithm) -> Self {
+        Sink::Hash(Digester::new(algorithm), None)
+    }
+
+    fn take(&mut self, chunk: &[u8], offset: u64) -> Result<()> {
+        match self {
+            Sink::Write(ingest) => ingest.write(chunk),
+            Sink::Hash(digester, head) => {
+                let missing = HEAD_BYTES.saturating_sub(offset) as usize;
+                if offset < HEAD_BYTES && chunk.len() >= missing {
+                    digester.update(&chunk[..missing]);
+                    *head = Some(digester.clone().finish());
+                    digester.update(&chunk[missing..]);
+                } else {
+                    digester.update(chunk);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Reads a blob's bytes from `source` chunk by chunk, into `sink` and to whoever reads from here.
+pub(crate) struct Intake<'a> {
+    source: Box<dyn Read + Send + 'a>,
+    pub(crate) sink: Sink,
+    limit_bytes: Option<u64>,
+    buffer: Vec<u8>,
+    position: usize,
+    filled: usize,
+    offset: u64,
+    ended: bool,
+    cancel: &'a Cancel,
+    advanced: &'a (dyn Fn(u64) + Sync),
+    pub(crate) read_time: Duration,
+    pub(crate) sink_time: Duration,
+}
+
+impl<'a> Intake<'a> {
+    /// `limit_bytes` is the announced size: one byte more is an error at once, and fewer are one at the end.
+    pub(crate) fn new(
+        source: Box<dyn Read + Send + 'a>,
+        sink: Sink,
+        limit_bytes: Option<u64>,
+        cancel: &'a Cancel,
+        advanced: &'a (dyn Fn(u64) + Sync),
+    ) -> Self {
+        Intake {
+            source,
+            sink,
+            limit_bytes,
+            buffer: vec![0; CHUNK_BYTES],
+            position: 0,
+            filled: 0,
+            offset: 0,
+            ended: false,
+            cancel,
+            advanced,
+            read_time: Duration::ZERO,
+            sink_time: Duration::ZERO,
+        }
+    }
+
+    /// Bytes read so far.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.offset
+    }
+
+    /// The first bytes, for sniffing; all of them if the blob is that small.
+    pub(crate) fn peek(&mut self) -> Result<&[u8]> {
+        Ok(self.fill_buf()?)
+    }
+
+    /// Reads to the end, so that digest and size cover everything.
+    pub(crate) fn drain(&mut self) -> Result<()> {
+        while !self.fill_buf()?.is_empty() {
+            let chunk = self.filled - self.position;
+            self.consume(chunk);
+        }
+        Ok(())
+    }
+
+    fn next_chunk(&mut self) -> Result<()> {
+        self.cancel.check()?;
+        let started = Instant::now();
+        self.position = 0;
+        self.filled = 0;
+        // Sources may return little at a time; whole chunks keep every later stage cheap.
+        while self.filled < self.buffer.len() && !self.ended {
+            match self.source.read(&mut self.buffer[self.filled..]) {
+                Ok(0) => self.ended = true,
+                Ok(count) => self.filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let read = Instant::now();
+        let chunk = &self.buffer[..self.filled];
+        self.check_size(self.offset + chunk.len() as u64)?;
+        if !chunk.is_empty() {
+            self.sink.take(chunk, self.offset)?;
+            self.offset += chunk.len() as u64;
+            (self.advanced)(chunk.len() as u64);
+        }
+        self.read_time += read - started;
+        self.sink_time += read.elapsed();
+        Ok(())
+    }
+
+    fn check_size(&self, bytes: u64) -> Result<()> {
+        let Some(expected) = self.limit_bytes else { return Ok(()) };
+        if bytes > expected {
+            let message = format!("it is longer than the {expected} bytes that its descriptor says");
+            return Err(Error::new(ErrorKind::SizeMismatch, message).with_mismatch(expected, "more"));
+        }
+        if self.ended && bytes < expected {
+            let message = format!("it ends after {bytes} of {expected} bytes");
+            return Err(Error::new(ErrorKind::SizeMismatch, message).with_mismatch(expected, bytes));
+        }
+        Ok(())
+    }
+}
+
+impl Read for Intake<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let count = available.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&available[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl BufRead for Intake<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.position == self.filled && !self.ended {
+            self.next_chunk().map_err(Error::into_io)?;
+        }
+        Ok(&self.buffer[self.position..self.filled])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.position = (self.position + amount).min(self.filled);
+    }
+}
+
+impl TarInput for Intake<'_> {}

@@ -1,0 +1,199 @@
+//! One layer through all its stages: read, hash, write, inflate, hash, extract, each byte touched once.
+//!
+//! The job computes and touches only its own working places. What becomes of the results, that is publishing under a
+//! computed name and recording, is the business of [`super::publish`].
+
+use super::intake::{Intake, Sink};
+use super::stages::{Unpacked, side_by_side};
+use crate::error::{Error, Result};
+use crate::io::codec::{Codec, decoder};
+use crate::io::digesting::Digester;
+use crate::io::tar::TarInput;
+use crate::layer::{Applied, ApplyOptions, apply};
+use crate::oci::{DiffId, Digest};
+use crate::parallel::{Budget, Cancel};
+use crate::snapshot::TreeIngest;
+use std::io::Read;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How far a layer is unpacked.
+pub(crate) enum Unpack<'s> {
+    /// Not at all.
+    No,
+    /// Inflated and hashed, because the tree is there and its DiffID needs proof.
+    Verify,
+    /// Extracted.
+    Extract(TreeIngest<'s>),
+}
+
+/// A layer to be worked on.
+pub(crate) struct LayerJob<'a> {
+    /// The compressed bytes, from wherever they come.
+    pub(crate) source: Box<dyn Read + Send + 'a>,
+    /// The announced size in bytes.
+    pub(crate) size_bytes: Option<u64>,
+    /// What happens to the compressed bytes.
+    pub(crate) sink: Sink,
+    /// What happens to the uncompressed ones.
+    pub(crate) unpack: Unpack<'a>,
+    /// Whether nobody has said yet that this is a layer at all, so that one that does not unpack is no error.
+    pub(crate) speculative: bool,
+    /// Whether the stages of this layer run on threads of their own.
+    pub(crate) side_by_side: bool,
+}
+
+/// What a job works with.
+pub(crate) struct LayerWork<'a> {
+    pub(crate) apply: &'a ApplyOptions,
+    pub(crate) budget: &'a Budget,
+    pub(crate) cancel: &'a Cancel,
+    pub(crate) advanced: &'a (dyn Fn(u64) + Sync),
+    pub(crate) clock: &'a StageClock,
+}
+
+/// A layer's uncompressed stream, once it has passed.
+pub(crate) struct Unpacking<'s> {
+    pub(crate) diff_id: DiffId,
+    pub(crate) bytes: u64,
+    pub(crate) tree: Option<(TreeIngest<'s>, Applied)>,
+}
+
+/// What a job gives.
+pub(crate) struct LayerDone<'s> {
+    pub(crate) digest: Digest,
+    pub(crate) size_bytes: u64,
+    pub(crate) head: Digest,
+    pub(crate) codec: Codec,
+    pub(crate) sink: Sink,
+    /// `None` where unpacking was not asked for; an error where it failed and the job was speculative.
+    pub(crate) unpacking: Option<Result<Unpacking<'s>>>,
+}
+
+/// Time by stage, summed over threads, in microseconds.
+#[derive(Default)]
+pub(crate) struct StageClock {
+    read: AtomicU64,
+    hash: AtomicU64,
+    inflate: AtomicU64,
+    apply: AtomicU64,
+    wait: AtomicU64,
+}
+
+impl StageClock {
+    fn add(counter: &AtomicU64, time: Duration) {
+        counter.fetch_add(time.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn waited(&self, time: Duration) {
+        Self::add(&self.wait, time);
+    }
+
+    /// The sums in milliseconds.
+    pub(crate) fn report(&self) -> super::report::StageTimes {
+        let ms = |counter: &AtomicU64| counter.load(Ordering::Relaxed) / 1000;
+        super::report::StageTimes {
+            read: ms(&self.read),
+            hash: ms(&self.hash),
+            inflate: ms(&self.inflate),
+            apply: ms(&self.apply),
+            wait: ms(&self.wait),
+            sync: 0,
+        }
+    }
+}
+
+/// Runs one layer through its stages.
+pub(crate) fn run<'s>(job: LayerJob<'s>, work: &LayerWork<'_>) -> Result<LayerDone<'s>> {
+    let mut intake = Intake::new(job.source, job.sink, job.size_bytes, work.cancel, work.advanced);
+    let codec = Codec::sniff(intake.peek()?);
+    let unpacking = match job.unpack {
+        Unpack::No => None,
+        unpack => match unpack_layer(&mut intake, codec, unpack, job.side_by_side, work) {
+            Err(error) if !job.speculative || !error.kind().is_input() => return Err(error),
+            outcome => Some(outcome),
+        },
+    };
+    intake.drain()?;
+    StageClock::add(&work.clock.read, intake.read_time);
+    StageClock::add(&work.clock.hash, intake.sink_time);
+    let size_bytes = intake.bytes_read();
+    let (digest, head) = match &intake.sink {
+        Sink::Write(ingest) => (ingest.digest(), ingest.head()),
+        Sink::Hash(digester, head) => {
+            let digest = digester.clone().finish();
+            (digest, head.unwrap_or(digest))
+        }
+    };
+    // A layer that was never compressed has one digest, and it has been computed once.
+    let plain = |unpacking: PartUnpacked<'s>| Unpacking {
+        diff_id: unpacking.diff_id.unwrap_or(DiffId(digest)),
+        bytes: unpacking.bytes.unwrap_or(size_bytes),
+        tree: unpacking.tree,
+    };
+    let unpacking = unpacking.map(|outcome| outcome.map(plain));
+    Ok(LayerDone { digest, size_bytes, head, codec, sink: intake.sink, unpacking })
+}
+
+/// An unpacking whose DiffID may be that of the blob.
+struct PartUnpacked<'s> {
+    diff_id: Option<DiffId>,
+    bytes: Option<u64>,
+    tree: Option<(TreeIngest<'s>, Applied)>,
+}
+
+fn unpack_layer<'s>(
+    intake: &mut Intake<'_>,
+    codec: Codec,
+    unpack: Unpack<'s>,
+    side: bool,
+    work: &LayerWork<'_>,
+) -> Result<PartUnpacked<'s>> {
+    let sha256 = match &intake.sink {
+        Sink::Write(ingest) => ingest.is_sha256(),
+        Sink::Hash(digester, _) => matches!(digester, Digester::Sha256(_)),
+    };
+    let consume = |input: &mut dyn TarInput| extract(input, unpack, work);
+    if codec == Codec::None && sha256 {
+        let tree = match side {
+            false => consume(intake)?,
+            true => super::stages::ahead(&mut *intake, |piped| consume(piped))?,
+        };
+        return Ok(PartUnpacked { diff_id: None, bytes: None, tree });
+    }
+    let stream = decoder(codec, &mut *intake, work.budget, work.cancel)?;
+    if side {
+        let (tree, digest, bytes) = side_by_side(stream, |piped| consume(piped))?;
+        return Ok(PartUnpacked { diff_id: Some(DiffId(digest)), bytes: Some(bytes), tree });
+    }
+    let mut stream = Unpacked::new(stream);
+    let started = Instant::now();
+    let tree = consume(&mut stream)?;
+    stream.drain()?;
+    let apply_time = started.elapsed().saturating_sub(stream.inflate_time + stream.hash_time);
+    StageClock::add(&work.clock.apply, apply_time);
+    StageClock::add(&work.clock.inflate, stream.inflate_time);
+    StageClock::add(&work.clock.hash, stream.hash_time);
+    let (digest, bytes) = stream.finish();
+    Ok(PartUnpacked { diff_id: Some(DiffId(digest)), bytes: Some(bytes), tree })
+}
+
+/// Extracts the tree, if one is wanted. What lies after the tar's end is left to the caller.
+fn extract<'s>(
+    input: &mut dyn TarInput,
+    unpack: Unpack<'s>,
+    work: &LayerWork<'_>,
+) -> Result<Option<(TreeIngest<'s>, Applied)>> {
+    let Unpack::Extract(tree) = unpack else { return Ok(None) };
+    let (applied, _) = apply(input, tree.fs(), work.apply, work.cancel, &mut |_| {})?;
+    Ok(Some((tree, applied)))
+}
+
+/// Refuses a layer whose uncompressed stream has another digest than its configuration says.
+pub(crate) fn check_diff_id(expected: &DiffId, actual: &DiffId) -> Result<()> {
+    if expected == actual {
+        return Ok(());
+    }
+    let message = format!("its content has the DiffID {actual}, its configuration says {expected}");
+    Err(Error::new(crate::ErrorKind::DigestMismatch, message).with_mismatch(expected, actual))
+}

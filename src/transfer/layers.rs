@@ -1,0 +1,483 @@
+//! The layers of one import, each brought into the store once.
+//!
+//! Works in rounds. In each, the coordinator claims what is missing, hands what it owns to the lanes, biggest first, and
+//! joins those whom it has to wait for after its own work is done; then it asks the store again. A round without work and
+//! without waiting is the last. Lanes never wait on lanes.
+
+use super::claims::{BlobClaim, Claimed, Guard, TreeClaim, WaitEnd, Waiting};
+use super::context::Context;
+use super::intake::Sink;
+use super::layer_job::{LayerDone, LayerJob, LayerWork, Unpack, Unpacking, check_diff_id, run};
+use crate::archive::{MemberName, Seekable};
+use crate::content::{Committed, IngestRef};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::io::codec::Codec;
+use crate::metadata::{Resource, TreeRow};
+use crate::oci::{Algorithm, DiffId, Digest};
+use crate::parallel::Lanes;
+use crate::progress::{Event, Outcome, Stage};
+use crate::snapshot::Committed as TreeCommitted;
+use std::io::Read;
+use std::time::Instant;
+
+/// A layer, and what is known and has been done about it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Layer {
+    /// Where its bytes are in the archive; `None` if they are not there, or have passed.
+    pub(crate) member: Option<MemberName>,
+    /// The announced digest, or the computed one.
+    pub(crate) digest: Option<Digest>,
+    /// The announced size, or the counted one.
+    pub(crate) size_bytes: Option<u64>,
+    /// What the configuration says.
+    pub(crate) claimed_diff_id: Option<DiffId>,
+    /// What was computed, now or by an earlier import of the same blob.
+    pub(crate) diff_id: Option<DiffId>,
+    pub(crate) codec: Option<Codec>,
+    pub(crate) unpacked_bytes: u64,
+    pub(crate) blob: Option<Outcome>,
+    pub(crate) tree: Option<Outcome>,
+    /// The store has a blob that begins like this one: its digest is computed before anything is written.
+    pub(crate) compare_first: bool,
+    pub(crate) waited: bool,
+    pub(crate) stalled: bool,
+}
+
+impl Layer {
+    /// How progress calls it.
+    pub(crate) fn key(&self) -> String {
+        match (&self.digest, &self.member) {
+            (Some(digest), _) => digest.to_string(),
+            (None, Some(member)) => member.to_string(),
+            (None, None) => "layer".to_string(),
+        }
+    }
+
+    fn there(&self) -> Outcome {
+        if self.waited { Outcome::Shared } else { Outcome::Existing }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.blob.is_some() && self.tree.is_some()
+    }
+}
+
+/// Work on one layer that this import owns.
+struct Owned<'s> {
+    index: usize,
+    sink: Sink,
+    unpack: Unpack<'s>,
+    blob_guard: Option<Guard>,
+    tree_guard: Option<Guard>,
+}
+
+/// Brings every layer into the store. `archive` is where members are read from; a layer that is in the store already
+/// is read from there.
+pub(crate) fn settle(context: &Context<'_>, archive: Option<&Seekable>, layers: &mut [Layer]) -> Result<()> {
+    loop {
+        let mut owned = Vec::new();
+        let mut waiting = Vec::new();
+        for (index, layer) in layers.iter_mut().enumerate().filter(|(_, layer)| !layer.is_settled()) {
+            context.cancel.check()?;
+            let step = claim(context, archive, layer, index)
+                .doing(|| format!("cannot import layer {}", layer.key()))?;
+            owned.extend(step.owned);
+            waiting.extend(step.waiting.map(|waiting| (index, waiting)));
+            if layer.is_settled() {
+                finished(context, layer);
+            }
+        }
+        if owned.is_empty() && waiting.is_empty() {
+            return Ok(());
+        }
+        work_off(context, archive, layers, owned)?;
+        for (index, other) in waiting {
+            join(context, &mut layers[index], other)?;
+        }
+    }
+}
+
+fn finished(context: &Context<'_>, layer: &Layer) {
+    let outcome = match (layer.blob, layer.tree) {
+        (Some(Outcome::New), _) | (_, Some(Outcome::New)) => Outcome::New,
+        (Some(Outcome::Shared), _) | (_, Some(Outcome::Shared)) => Outcome::Shared,
+        _ => Outcome::Existing,
+    };
+    context.event(Event::BlobFinished { key: layer.key(), outcome });
+}
+
+fn join(context: &Context<'_>, layer: &mut Layer, other: Waiting) -> Result<()> {
+    context.event(Event::BlobStage { key: layer.key(), stage: Stage::Waiting });
+    let started = Instant::now();
+    let end = other.join(context.store, context.cancel, context.options.patience)?;
+    let duration = started.elapsed();
+    context.clock.waited(duration);
+    context.event(Event::Waited { key: layer.key(), duration });
+    layer.waited = true;
+    if end == WaitEnd::Stalled {
+        layer.stalled = true;
+        context.notice(format!(
+            "another import of {} showed no progress for {duration:.0?} and was overtaken",
+            layer.key()
+        ));
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Step<'s> {
+    owned: Option<Owned<'s>>,
+    waiting: Option<Waiting>,
+}
+
+/// Claims what is missing of a layer. What the store has is settled here.
+fn claim<'s>(
+    context: &Context<'s>,
+    archive: Option<&Seekable>,
+    layer: &mut Layer,
+    index: usize,
+) -> Result<Step<'s>> {
+    let held = layer.digest.map(Resource::Blob).into_iter().chain(layer.claimed_diff_id.map(Resource::Tree));
+    context.hold(held.collect())?;
+    if layer.digest.is_none() && layer.compare_first {
+        layer.compare_first = false;
+        let sink = Sink::hash(Algorithm::Sha256);
+        let owned = Owned { index, sink, unpack: Unpack::No, blob_guard: None, tree_guard: None };
+        return Ok(Step { owned: Some(owned), waiting: None });
+    }
+    let (blob, waiting) = claim_blob(context, layer)?;
+    if waiting.is_some() {
+        return Ok(Step { owned: None, waiting });
+    }
+    let (tree, waiting) = claim_tree(context, layer)?;
+    if layer.blob.is_none() && blob.is_none() {
+        layer.blob = Some(Outcome::None);
+    }
+    let unpack = !matches!(tree.0, Unpack::No);
+    if blob.is_none() && !unpack {
+        return Ok(Step { owned: None, waiting });
+    }
+    if layer.member.is_none() || archive.is_none() {
+        require_bytes(context, layer, blob.is_some())?;
+    }
+    let algorithm = layer.digest.map_or(Algorithm::Sha256, |digest| digest.algorithm());
+    let (sink, blob_guard) = match blob {
+        Some((ingest, guard)) => (Sink::Write(ingest), guard),
+        None => (Sink::hash(algorithm), None),
+    };
+    let owned = Owned { index, sink, unpack: tree.0, blob_guard, tree_guard: tree.1 };
+    Ok(Step { owned: Some(owned), waiting })
+}
+
+/// A blob that is neither in the archive nor in the store.
+fn require_bytes(context: &Context<'_>, layer: &Layer, write: bool) -> Result<()> {
+    let present = match &layer.digest {
+        Some(digest) => context.has_blob(digest, layer.size_bytes)?,
+        None => false,
+    };
+    if present && !write {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::MissingContent, "it is neither in the archive nor in the store").with_hint(
+        "export the image again with all its layers, or import the images that it builds on first",
+    ))
+}
+
+type BlobToWrite = (crate::content::BlobIngest, Option<Guard>);
+
+fn claim_blob(context: &Context<'_>, layer: &mut Layer) -> Result<(Option<BlobToWrite>, Option<Waiting>)> {
+    if layer.blob.is_some() {
+        return Ok((None, None));
+    }
+    let content = context.store.content();
+    let Some(digest) = layer.digest else {
+        let wanted = !context.options.discard_blobs;
+        let ingest = wanted.then(|| content.begin(&IngestRef::unique(), Algorithm::Sha256)).transpose()?;
+        return Ok((ingest.map(|ingest| (ingest, None)), None));
+    };
+    if context.has_blob(&digest, layer.size_bytes)? {
+        layer.blob = Some(layer.there());
+        return Ok((None, None));
+    }
+    if context.options.discard_blobs {
+        return Ok((None, None));
+    }
+    if layer.stalled {
+        return Ok((Some((content.begin(&IngestRef::unique(), digest.algorithm())?, None)), None));
+    }
+    let BlobClaim { ingest, guard } = match context.claims.blob(context.store, &digest)? {
+        Claimed::Mine(claim) => claim,
+        Claimed::Taken(other) => return Ok((None, Some(other))),
+    };
+    // Someone may have finished between the look and the claim.
+    if context.has_blob(&digest, layer.size_bytes)? {
+        drop(ingest);
+        guard.finish();
+        layer.blob = Some(Outcome::Shared);
+        return Ok((None, None));
+    }
+    // What lies there without a record of its own was never finished.
+    content.remove(&digest)?;
+    context.event(Event::BlobClaimed(digest));
+    Ok((Some((ingest, Some(guard))), None))
+}
+
+type TreeToExtract<'s> = (Unpack<'s>, Option<Guard>);
+
+fn claim_tree<'s>(context: &Context<'s>, layer: &mut Layer) -> Result<(TreeToExtract<'s>, Option<Waiting>)> {
+    const NOTHING: TreeToExtract<'static> = (Unpack::No, None);
+    if layer.tree.is_some() {
+        return Ok((NOTHING, None));
+    }
+    if !context.options.unpack {
+        layer.tree = Some(Outcome::None);
+        return Ok((NOTHING, None));
+    }
+    if let Some(tree) = tree_there(context, layer)? {
+        return Ok(((tree, None), None));
+    }
+    let diff_id = layer.diff_id.or(layer.claimed_diff_id);
+    if layer.stalled {
+        let place = format!("tree-{}", crate::io::durable::unique_name());
+        let ingest = context.store.trees().try_begin(&place)?;
+        let ingest =
+            ingest.ok_or_else(|| Error::new(ErrorKind::Internal, "a fresh working place is taken"))?;
+        return Ok(((Unpack::Extract(ingest), None), None));
+    }
+    if layer.digest.is_none() && diff_id.is_none() {
+        let place = format!("tree-{}", crate::io::durable::unique_name());
+        let ingest = context.store.trees().try_begin(&place)?.map(Unpack::Extract);
+        return Ok(((ingest.unwrap_or(Unpack::No), None), None));
+    }
+    let claimed = context.claims.tree(context.store, layer.digest.as_ref(), diff_id.as_ref())?;
+    let TreeClaim { ingest, guard } = match claimed {
+        Claimed::Mine(claim) => claim,
+        Claimed::Taken(other) => return Ok((NOTHING, Some(other))),
+    };
+    // Someone may have finished between the look and the claim.
+    if let Some(tree) = tree_there(context, layer)? {
+        drop(ingest);
+        guard.finish();
+        if layer.tree.is_some() {
+            layer.tree = Some(Outcome::Shared);
+        }
+        return Ok(((tree, None), None));
+    }
+    if let Some(diff_id) = diff_id {
+        context.store.trees().remove(&diff_id)?;
+        context.event(Event::TreeClaimed(diff_id));
+    }
+    Ok(((Unpack::Extract(ingest), Some(guard)), None))
+}
+
+/// Settles a tree that is there. `Some` if nothing needs to be claimed: nothing is to be done, or only a proof is
+/// missing that this blob unpacks to that tree.
+fn tree_there<'s>(context: &Context<'s>, layer: &mut Layer) -> Result<Option<Unpack<'s>>> {
+    let metadata = context.store.metadata();
+    let known = match &layer.digest {
+        Some(digest) => metadata.layer_get(digest)?,
+        None => None,
+    };
+    if let Some(row) = &known {
+        if let Some(claimed) = &layer.claimed_diff_id {
+            check_diff_id(claimed, &row.diff_id)?;
+        }
+        layer.diff_id = Some(row.diff_id);
+        layer.codec = Codec::from_name(&row.codec);
+    }
+    let Some(diff_id) = layer.diff_id.or(layer.claimed_diff_id) else { return Ok(None) };
+    context.hold(vec![Resource::Tree(diff_id)])?;
+    if !context.has_tree(&diff_id)? {
+        return Ok(None);
+    }
+    if layer.diff_id.is_none() {
+        return Ok(Some(Unpack::Verify));
+    }
+    layer.tree = Some(layer.there());
+    layer.unpacked_bytes = metadata.tree_get(&diff_id)?.map_or(0, |row| row.bytes);
+    Ok(Some(Unpack::No))
+}
+
+/// Runs the owned work in lanes, biggest first, and takes the results in.
+fn work_off<'s>(
+    context: &Context<'s>,
+    archive: Option<&Seekable>,
+    layers: &mut [Layer],
+    mut owned: Vec<Owned<'s>>,
+) -> Result<()> {
+    let size = |work: &Owned<'_>| layers[work.index].size_bytes.unwrap_or(0);
+    owned.sort_by_key(|work| std::cmp::Reverse(size(work)));
+    let total: u64 = owned.iter().map(size).sum();
+    let lanes = context.threads.min(owned.len()).max(1);
+    let shared: &[Layer] = layers;
+    let cancel = context.cancel.child();
+    let work = |work: Owned<'s>| -> Result<(usize, Layer)> {
+        let layer = &shared[work.index];
+        let index = work.index;
+        // A layer that is most of the work would keep one core busy and leave the others idle.
+        let side_by_side = context.threads > 1 && size(&work) * context.threads as u64 > total;
+        let source = source(context, archive, layer, &work.sink)?;
+        let bring = || bring(context, layer, work, source, side_by_side, &cancel);
+        bring().doing(|| format!("cannot import layer {}", layer.key())).map(|layer| (index, layer))
+    };
+    let feed = |lanes: &Lanes<'_, Owned<'s>>| owned.into_iter().try_for_each(|work| lanes.send(work));
+    let start = crate::layer::use_private_umask;
+    let ((), results) = Lanes::scope(lanes, &cancel, start, work, feed)?;
+    for (index, layer) in results {
+        layers[index] = layer;
+    }
+    Ok(())
+}
+
+fn source<'a>(
+    context: &Context<'_>,
+    archive: Option<&'a Seekable>,
+    layer: &Layer,
+    sink: &Sink,
+) -> Result<Box<dyn Read + Send + 'a>> {
+    let stored = matches!(layer.blob, Some(Outcome::New | Outcome::Existing | Outcome::Shared));
+    match (archive, &layer.member, &layer.digest) {
+        (_, _, Some(digest)) if stored && !matches!(sink, Sink::Write(_)) => {
+            Ok(Box::new(context.store.content().open_blob(digest)?))
+        }
+        (Some(archive), Some(member), _) => Ok(Box::new(archive.reader(member)?)),
+        _ => Err(Error::new(ErrorKind::Internal, "a layer without bytes was scheduled")),
+    }
+}
+
+/// Brings one layer through its stages and publishes what came of it.
+fn bring<'s>(
+    context: &Context<'s>,
+    layer: &Layer,
+    work: Owned<'s>,
+    source: Box<dyn Read + Send + 's>,
+    side_by_side: bool,
+    cancel: &crate::parallel::Cancel,
+) -> Result<Layer> {
+    let key = layer.key();
+    let extracting = matches!(work.unpack, Unpack::Extract(_));
+    let stage = if extracting { Stage::Unpacking } else { Stage::Ingesting };
+    context.event(Event::BlobStage { key: key.clone(), stage });
+    let advanced = |bytes: u64| {
+        work.blob_guard.iter().chain(&work.tree_guard).for_each(Guard::beat);
+        context.event(Event::BlobAdvanced { key: key.clone(), bytes });
+    };
+    let layer_work = LayerWork {
+        apply: &context.apply,
+        budget: context.budget,
+        cancel,
+        advanced: &advanced,
+        clock: &context.clock,
+    };
+    let size_bytes = layer.size_bytes;
+    let job = LayerJob {
+        source,
+        size_bytes,
+        sink: work.sink,
+        unpack: work.unpack,
+        speculative: false,
+        side_by_side,
+    };
+    let done = run(job, &layer_work)?;
+    let mut layer = layer.clone();
+    publish(context, &mut layer, done, work.blob_guard, work.tree_guard)?;
+    if layer.is_settled() {
+        finished(context, &layer);
+    }
+    Ok(layer)
+}
+
+/// Publishes a finished layer under its computed names, records it, and lets the followers go on: first the blob, then
+/// the tree.
+pub(crate) fn publish(
+    context: &Context<'_>,
+    layer: &mut Layer,
+    mut done: LayerDone<'_>,
+    blob_guard: Option<Guard>,
+    tree_guard: Option<Guard>,
+) -> Result<()> {
+    let unpacking = done.unpacking.take();
+    publish_blob(context, layer, &mut done)?;
+    drop(done.sink);
+    if let Some(guard) = blob_guard {
+        guard.finish();
+    }
+    let Some(unpacking) = unpacking.transpose()? else { return Ok(()) };
+    publish_tree(context, layer, unpacking, done.codec)?;
+    if let Some(guard) = tree_guard {
+        guard.finish();
+    }
+    Ok(())
+}
+
+fn publish_blob(context: &Context<'_>, layer: &mut Layer, done: &mut LayerDone<'_>) -> Result<()> {
+    match &mut done.sink {
+        Sink::Write(ingest) => {
+            context.hold(vec![Resource::Blob(done.digest)])?;
+            let content = context.store.content();
+            let committed = ingest.commit(content, None, layer.digest.as_ref(), context.options.sync)?;
+            context.record_blob(&committed, Some(done.head))?;
+            layer.blob = match committed {
+                Committed::New(..) => Some(Outcome::New),
+                Committed::Existing(..) => Some(layer.there()),
+            };
+        }
+        Sink::Hash(..) => check_digest(layer.digest.as_ref(), &done.digest)?,
+    }
+    layer.digest = Some(done.digest);
+    layer.size_bytes = Some(done.size_bytes);
+    layer.codec = Some(done.codec);
+    Ok(())
+}
+
+fn check_digest(expected: Option<&Digest>, actual: &Digest) -> Result<()> {
+    match expected.filter(|expected| *expected != actual) {
+        None => Ok(()),
+        Some(expected) => {
+            let message = format!("its bytes have the digest {actual}");
+            Err(Error::new(ErrorKind::DigestMismatch, message).with_mismatch(expected, actual))
+        }
+    }
+}
+
+fn publish_tree(
+    context: &Context<'_>,
+    layer: &mut Layer,
+    unpacking: Unpacking<'_>,
+    codec: Codec,
+) -> Result<()> {
+    let Unpacking { diff_id, bytes, tree } = unpacking;
+    if let Some(claimed) = &layer.claimed_diff_id {
+        check_diff_id(claimed, &diff_id)?;
+    }
+    layer.diff_id = Some(diff_id);
+    let (metadata, trees) = (context.store.metadata(), context.store.trees());
+    if let Some(digest) = &layer.digest {
+        metadata.layer_put(digest, &diff_id, codec.name(), bytes)?;
+    }
+    // Only a proof was wanted; the next round finds the tree.
+    let Some((ingest, applied)) = tree else { return Ok(()) };
+    applied
+        .notices
+        .into_iter()
+        .for_each(|notice| context.notice(format!("layer {}: {notice}", diff_id.0.short())));
+    context.hold(vec![Resource::Tree(diff_id)])?;
+    let mut record = applied.record;
+    record.diff_id = Some(diff_id);
+    if metadata.tree_get(&diff_id)?.is_none() {
+        // What lies there without a record of its own was never finished.
+        trees.remove(&diff_id)?;
+    }
+    let published = ingest.publish(&record)?;
+    let row = TreeRow { diff_id, bytes: record.bytes, inodes: record.inodes, durable: false };
+    metadata.tree_put(&row)?;
+    layer.unpacked_bytes = record.bytes;
+    layer.tree = match published {
+        TreeCommitted::New => {
+            context.event(Event::TreeExtracted { diff_id, bytes: record.bytes });
+            Some(Outcome::New)
+        }
+        TreeCommitted::Existing => Some(layer.there()),
+    };
+    Ok(())
+}

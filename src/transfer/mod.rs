@@ -1,0 +1,25 @@
+//! The verbs that move images: import, unpack, export, bundle.
+
+mod audit;
+pub mod bundle;
+mod claims;
+mod context;
+mod export;
+mod import;
+mod intake;
+mod layer_job;
+mod layers;
+pub mod options;
+mod plan;
+mod preview;
+pub mod report;
+mod stages;
+mod stream;
+mod users;
+mod verify;
+
+pub use claims::Claims;
+pub use export::{ExportFormat, ExportReport, export};
+pub use import::{Resources, import, plan_import};
+pub use options::ImportOptions;
+pub use report::{ImportPlan, ImportReport};

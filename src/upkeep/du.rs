@@ -1,0 +1,161 @@
+//! What takes the room.
+
+use super::measure::{measure, names};
+use super::reach::Reach;
+use crate::error::{Result, ResultExt};
+use crate::io::durable;
+use crate::metadata::ImageRow;
+use crate::oci::{DiffId, Digest};
+use crate::store::Store;
+use rustix::fd::AsFd;
+use rustix::fs::{AtFlags, statat};
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// One kind of thing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Share {
+    /// How many there are.
+    pub count: u64,
+    /// What they occupy.
+    pub bytes: u64,
+    /// In how many inodes.
+    pub inodes: u64,
+}
+
+/// What takes the room.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DuReport {
+    /// The blobs, by their sizes.
+    pub blobs: Share,
+    /// The extracted layers, as recorded.
+    pub trees: Share,
+    /// Snapshots' own directories: upper directories, full copies, heal directories; measured.
+    pub snapshots: Share,
+    /// Work in progress or abandoned; measured.
+    pub ingests: Share,
+    /// The database and its log.
+    pub metadata_bytes: u64,
+    /// All of it.
+    pub total_bytes: u64,
+    /// Each image.
+    pub images: Vec<ImageUsage>,
+}
+
+/// What one image takes: its blobs and its extracted layers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ImageUsage {
+    /// The row.
+    pub id: u64,
+    /// The name.
+    pub name: Option<String>,
+    /// What it points at.
+    pub target: Digest,
+    /// Bytes that other images need as well.
+    pub shared_bytes: u64,
+    /// Bytes that go with it.
+    pub unique_bytes: u64,
+}
+
+/// Measures the store.
+pub fn du(store: &Store) -> Result<DuReport> {
+    measure_all(store).doing(|| "cannot measure the store")
+}
+
+fn measure_all(store: &Store) -> Result<DuReport> {
+    let sizes = Sizes::read(store)?;
+    let mut report = DuReport {
+        blobs: total(sizes.blobs.values().map(|bytes| (*bytes, 1))),
+        trees: total(sizes.trees.values().copied()),
+        snapshots: directories(store, "snapshots")?,
+        ingests: directories(store, "ingest")?,
+        metadata_bytes: metadata_bytes(store),
+        images: images(store, &sizes)?,
+        ..DuReport::default()
+    };
+    let parts = [report.blobs, report.trees, report.snapshots, report.ingests];
+    report.total_bytes = parts.iter().map(|share| share.bytes).sum::<u64>() + report.metadata_bytes;
+    Ok(report)
+}
+
+/// Sums up pairs of bytes and inodes.
+fn total(parts: impl Iterator<Item = (u64, u64)>) -> Share {
+    parts.fold(Share::default(), |share, (bytes, inodes)| Share {
+        count: share.count + 1,
+        bytes: share.bytes + bytes,
+        inodes: share.inodes + inodes,
+    })
+}
+
+struct Sizes {
+    blobs: HashMap<Digest, u64>,
+    trees: BTreeMap<DiffId, (u64, u64)>,
+}
+
+impl Sizes {
+    fn read(store: &Store) -> Result<Self> {
+        let mut blobs = HashMap::new();
+        store.content().walk(&mut |digest, size_bytes| {
+            blobs.insert(digest, size_bytes);
+            Ok(())
+        })?;
+        let trees = store.metadata().trees()?;
+        let trees = trees.into_iter().map(|row| (row.diff_id, (row.bytes, row.inodes))).collect();
+        Ok(Sizes { blobs, trees })
+    }
+}
+
+fn directories(store: &Store, parent: &str) -> Result<Share> {
+    let dir = durable::open_dir(store.root(), parent)?;
+    let mut share = Share::default();
+    for name in names(&dir)? {
+        let occupied = measure(dir.as_fd(), &name.to_string_lossy())?;
+        share.count += 1;
+        share.bytes += occupied.bytes;
+        share.inodes += occupied.inodes;
+    }
+    Ok(share)
+}
+
+fn metadata_bytes(store: &Store) -> u64 {
+    let size = |name: &str| {
+        statat(store.root(), name, AtFlags::SYMLINK_NOFOLLOW).map_or(0, |stat| stat.st_size as u64)
+    };
+    ["meta.db", "meta.db-wal", "meta.db-shm", "index.json"].into_iter().map(size).sum()
+}
+
+/// Everything that an image needs and that is here, with its size.
+fn parts(store: &Store, sizes: &Sizes, image: &ImageRow) -> Result<Vec<(Digest, u64)>> {
+    let mut reach = Reach::default();
+    reach.add_image(store, image)?;
+    let blobs = reach.blobs.iter().filter_map(|digest| Some((*digest, *sizes.blobs.get(digest)?)));
+    let unpacked = image.manifests.iter().filter(|manifest| manifest.chain_id.is_some());
+    let diff_ids: HashSet<DiffId> =
+        unpacked.flat_map(|manifest| manifest.layers.iter().map(|(_, diff_id)| *diff_id)).collect();
+    // An uncompressed layer's blob and its tree have the same digest and are two things.
+    let trees = diff_ids
+        .iter()
+        .filter_map(|id| Some((Digest::of(id.to_string().as_bytes()), sizes.trees.get(id)?.0)));
+    Ok(blobs.chain(trees).collect())
+}
+
+fn images(store: &Store, sizes: &Sizes) -> Result<Vec<ImageUsage>> {
+    let images = store.metadata().images()?;
+    let parts = images.iter().map(|image| parts(store, sizes, image)).collect::<Result<Vec<_>>>()?;
+    let mut users: HashMap<Digest, u32> = HashMap::new();
+    for (digest, _) in parts.iter().flatten() {
+        *users.entry(*digest).or_default() += 1;
+    }
+    let usage = |(image, parts): (ImageRow, Vec<(Digest, u64)>)| {
+        let (shared, unique): (Vec<_>, Vec<_>) = parts.into_iter().partition(|(digest, _)| users[digest] > 1);
+        let sum = |parts: &[(Digest, u64)]| parts.iter().map(|(_, bytes)| bytes).sum();
+        ImageUsage {
+            id: image.id,
+            name: image.name,
+            target: image.target.digest,
+            shared_bytes: sum(&shared),
+            unique_bytes: sum(&unique),
+        }
+    };
+    Ok(images.into_iter().zip(parts).map(usage).collect())
+}

@@ -1,0 +1,82 @@
+//! The bundles that we write start under the runtimes that people have.
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use transload::transfer::bundle::{self, BundleOptions};
+
+/// A root filesystem of a static busybox, or `None` where there is none on this machine.
+fn busybox_rootfs(dir: &Path) -> Option<()> {
+    let busybox =
+        ["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from).into_iter().find(|path| path.exists())?;
+    let bin = dir.join("rootfs/bin");
+    std::fs::create_dir_all(&bin).expect("bin");
+    std::fs::create_dir_all(dir.join("rootfs/etc")).expect("etc");
+    std::fs::create_dir_all(dir.join("rootfs/data")).expect("data");
+    std::fs::write(dir.join("rootfs/data/seed"), "seeded\n").expect("a file in the volume");
+    std::fs::write(dir.join("rootfs/etc/passwd"), "app:x:1000:50::/:/bin/sh\n").expect("passwd");
+    std::fs::write(dir.join("rootfs/etc/group"), "wheel:x:10:app\n").expect("group");
+    std::fs::copy(busybox, bin.join("busybox")).expect("a copy of busybox");
+    for name in ["sh", "id", "cat", "pwd", "echo", "touch"] {
+        symlink("busybox", bin.join(name)).expect("a link to busybox");
+    }
+    Some(())
+}
+
+fn run(runtime: &str, dir: &Path) -> Output {
+    let output = start(runtime, dir, &[]);
+    // crun refuses hosts where cgroup v1 and v2 both carry controllers, whatever the bundle, unless it is told to
+    // leave cgroups alone.
+    if !String::from_utf8_lossy(&output.stderr).contains("hybrid mode not supported") {
+        return output;
+    }
+    eprintln!("{runtime} does not support this host's cgroups: trying without them");
+    without_cgroup_mount(&dir.join("config.json"));
+    start(runtime, dir, &["--cgroup-manager=disabled"])
+}
+
+fn start(runtime: &str, dir: &Path, global: &[&str]) -> Output {
+    let id = format!("transload-test-{runtime}-{}", std::process::id());
+    let mut command = Command::new(runtime);
+    command.current_dir(dir).args(global).args(["run", &id]).output().expect("the runtime starts")
+}
+
+fn without_cgroup_mount(config: &Path) {
+    let json = std::fs::read(config).expect("config.json");
+    let mut spec: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    let mounts = spec["mounts"].as_array_mut().expect("mounts");
+    mounts.retain(|mount| mount["type"] != "cgroup");
+    std::fs::write(config, spec.to_string()).expect("config.json");
+}
+
+fn available(runtime: &str) -> bool {
+    Command::new(runtime).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn runc_and_crun_start_a_bundle() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: starting a bundle needs root");
+        return;
+    }
+    let config = br#"{"os":"linux","architecture":"amd64","config":{"User":"app","WorkingDir":"/data",
+        "Env":["HELLO=from inside"],"Entrypoint":["/bin/sh","-c"],"Volumes":{"/data":{}},
+        "Cmd":["echo $HELLO; pwd; id -u; id -g; id -G; cat seed"]}}"#;
+    for runtime in ["runc", "crun"] {
+        if !available(runtime) {
+            eprintln!("SKIPPED: {runtime} is not installed");
+            continue;
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        if busybox_rootfs(dir.path()).is_none() {
+            eprintln!("SKIPPED: there is no static busybox");
+            return;
+        }
+        bundle::write(dir.path(), config, &BundleOptions::default()).expect("a bundle");
+        let output = run(runtime, dir.path());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{runtime}: {stderr}");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(stdout, "from inside\n/data\n1000\n50\n50 10\nseeded\n", "{runtime}: {stderr}");
+    }
+}
