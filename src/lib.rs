@@ -9,6 +9,7 @@ pub mod io;
 pub mod layer;
 pub mod limits;
 pub mod metadata;
+pub mod mount;
 pub mod oci;
 pub mod parallel;
 pub mod progress;

@@ -13,7 +13,7 @@ mod descriptors;
 mod info;
 mod namespace;
 
-pub use info::{MountInfo, all, list};
+pub use info::{MountInfo, all, list, source_name};
 pub use namespace::enter_user_namespace;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -164,17 +164,22 @@ pub fn unmount(target: &Path) -> Result<()> {
     let options = MountOptions { attempts: 5, ..MountOptions::default() };
     let doing = || format!("cannot unmount {}", target.display());
     let unmounted = retried(&options, &mut 0, || {
-        rustix::mount::unmount(target, UnmountFlags::NOFOLLOW).map_err(|errno| Failed { errno, what: "umount", log: String::new() })
+        rustix::mount::unmount(target, UnmountFlags::NOFOLLOW).map_err(|errno| Failed {
+            errno,
+            what: "umount",
+            log: String::new(),
+        })
     });
     match unmounted {
         Ok(()) => Ok(()),
         Err(Failure::Cancelled) => Err(Error::cancelled().context(doing())),
         Err(Failure::Kernel(failed)) => Err(match failed.errno {
-            Errno::BUSY => Error::from(Errno::BUSY).with_hint(
-                "a process has its working directory or an open file there; end it and try again",
-            ),
+            Errno::BUSY => Error::from(Errno::BUSY)
+                .with_hint("a process has its working directory or an open file there; end it and try again"),
             Errno::INVAL => Error::new(ErrorKind::NotFound, "nothing is mounted there"),
-            Errno::PERM => Error::from(Errno::PERM).with_hint("unmounting needs root, or the namespace that mounted it"),
+            Errno::PERM => {
+                Error::from(Errno::PERM).with_hint("unmounting needs root, or the namespace that mounted it")
+            }
             errno => errno.into(),
         }
         .context(doing())),
@@ -262,9 +267,7 @@ fn hint(mount: &Mount, errno: Errno) -> Option<&'static str> {
         Errno::NODEV | Errno::NOSYS => {
             Some("this kernel has no overlayfs; load its module, or make the store with plain snapshots")
         }
-        Errno::INVAL | Errno::OPNOTSUPP if mount.upper.is_some() => {
-            Some(upper_hint(mount.upper.as_deref()?))
-        }
+        Errno::INVAL | Errno::OPNOTSUPP if mount.upper.is_some() => Some(upper_hint(mount.upper.as_deref()?)),
         Errno::NOENT | Errno::STALE => Some("a layer is gone; run 'transload fsck'"),
         _ => None,
     }
@@ -276,12 +279,13 @@ fn upper_hint(upper: &Path) -> &'static str {
     const TMPFS: u64 = 0x0102_1994;
     const NFS: u64 = 0x6969;
     match fs::statfs(upper).map(|stat| stat.f_type as u64) {
-        Ok(OVERLAYFS) => "the store lies on an overlay itself, which cannot hold an upper directory; use a volume",
-        Ok(TMPFS) => "the store lies on tmpfs, which holds an upper directory only with extended attributes (Linux 6.6)",
+        Ok(OVERLAYFS) => {
+            "the store lies on an overlay itself, which cannot hold an upper directory; use a volume"
+        }
+        Ok(TMPFS) => {
+            "the store lies on tmpfs, which holds an upper directory only with extended attributes (Linux 6.6)"
+        }
         Ok(NFS) => "the store lies on NFS, which cannot hold an upper directory; use a local disk",
         _ => "overlayfs did not take the upper directory; the kernel's log says why",
     }
 }
-
-#[cfg(test)]
-mod tests;

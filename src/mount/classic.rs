@@ -64,7 +64,8 @@ fn overlay(mount: &Mount, place: &str) -> Result<(), Failed> {
     }
     let data = CString::new(options.join(",")).map_err(|_| Failed::at("mount")(Errno::INVAL))?;
     let flags = if mount.read_only { MountFlags::RDONLY } else { MountFlags::empty() };
-    let work = || in_descriptors(|| rustix::mount::mount(&mount.source, place, "overlay", flags, data.as_c_str()));
+    let work =
+        || in_descriptors(|| rustix::mount::mount(&mount.source, place, "overlay", flags, data.as_c_str()));
     // A scope, so that everything borrowed here outlives the thread.
     let joined = std::thread::scope(|scope| scope.spawn(work).join());
     joined.unwrap_or(Err(Errno::IO)).map_err(Failed::at("mount"))

@@ -174,12 +174,14 @@ pub fn copy_stack(
     options: &CopyOptions,
     cancel: &Cancel,
 ) -> Result<CopyReport> {
-    let plan = Plan::make(from, to, options, cancel)?;
+    let plan = Plan::make(from, to, cancel)?;
     let mut report = plan.report;
     let copier = Copier { from, to, lenient: options.lenient, cancel };
     let cancel_lanes = cancel.child();
-    let feed = |lanes: &Lanes<'_, &[Node]>| plan.files.chunks(JOB_FILES).try_for_each(|job| lanes.send(job));
-    let work = |job: &[Node]| copier.copy_files(job);
+    let jobs = plan.files.len().div_ceil(JOB_FILES);
+    let feed = |lanes: &Lanes<'_, usize>| (0..jobs).try_for_each(|job| lanes.send(job));
+    let job = |job: usize| plan.files.chunks(JOB_FILES).nth(job).unwrap_or_default();
+    let work = |index: usize| copier.copy_files(job(index));
     let (_, reports) = Lanes::scope(options.threads, &cancel_lanes, || {}, work, feed)?;
     reports.iter().for_each(|copied| report.add(copied));
     for (path, target) in &plan.links {
@@ -205,7 +207,7 @@ struct Plan {
 
 impl Plan {
     /// Walks the source, makes the directories, and notes the rest.
-    fn make(from: &Stack, to: BorrowedFd<'_>, _: &CopyOptions, cancel: &Cancel) -> Result<Plan> {
+    fn make(from: &Stack, to: BorrowedFd<'_>, cancel: &Cancel) -> Result<Plan> {
         let mut plan = Plan::default();
         let mut groups: HashMap<(usize, u64), usize> = HashMap::new();
         from.walk(&mut |node| {

@@ -225,7 +225,9 @@ mod tests {
             let filters = Filters::parse(filters.iter().copied()).expect("well formed");
             assert_eq!(filters.matches(&snapshot()), wanted, "{filters:?}");
         }
-        for bad in ["", "size==3", "kind==", "kind~=x", "labels", "labels.", "kind==a,", r#"name=="x"#, "name=x"] {
+        for bad in
+            ["", "size==3", "kind==", "kind~=x", "labels", "labels.", "kind==a,", r#"name=="x"#, "name=x"]
+        {
             assert!(Filters::parse([bad]).is_err(), "{bad}");
         }
     }

@@ -65,9 +65,8 @@ fn resolve_link(
     merged: &Arc<Stack>,
     parent: &Arc<Stack>,
 ) -> Result<LinkSource> {
-    let broken = |why: &str| {
-        Error::malformed(format!("{} is a hard link to {}, which {why}", link.path, link.target))
-    };
+    let broken =
+        |why: &str| Error::malformed(format!("{} is a hard link to {}, which {why}", link.path, link.target));
     let mut target = &link.target;
     for _ in 0..=targets.len() {
         match targets.get(target) {
@@ -88,8 +87,8 @@ fn resolve_link(
         Some(node) => {
             let seen = merged.lookup(node.path())?;
             // One layer more on top, hence the + 1.
-            let visible = seen
-                .is_some_and(|seen| seen.layer() == node.layer() + 1 && seen.path() == node.path());
+            let visible =
+                seen.is_some_and(|seen| seen.layer() == node.layer() + 1 && seen.path() == node.path());
             let shared = visible.then(|| node.path().to_vec());
             found(parent, node, shared)
         }

@@ -148,7 +148,8 @@ fn lists(record: &TreeRecord) -> Lists {
 
 impl Lists {
     fn deletes(&self, path: &[u8]) -> bool {
-        let inside = |(dir, name)| self.whiteouts.get(dir).is_some_and(|names: &HashSet<_>| names.contains(name));
+        let inside =
+            |(dir, name)| self.whiteouts.get(dir).is_some_and(|names: &HashSet<_>| names.contains(name));
         split_path(path).is_some_and(inside)
     }
 }
@@ -229,7 +230,12 @@ impl Stack {
     pub fn root(&self) -> Result<Option<Node>> {
         let mut found = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
-            let gone = || Error::new(ErrorKind::Corrupt, format!("the layer {} is gone", PathBytes::new(&layer.place[..])));
+            let gone = || {
+                Error::new(
+                    ErrorKind::Corrupt,
+                    format!("the layer {} is gone", PathBytes::new(&layer.place[..])),
+                )
+            };
             found.push((index, layer.stat(b"")?.ok_or_else(gone)?));
             if index + 1 < self.layers.len() && layer.is_opaque(b"")? {
                 break;

@@ -2,14 +2,13 @@
 //!
 //! The meanings are containerd's, so that its own conformance suite can be run against an implementation later. *Keys*
 //! name active snapshots and views, *names* the committed ones; both live in one name space. Every call is atomic as
-//! seen by other threads and processes. [`super::suite`] is run over every implementation.
+//! seen by other threads and processes. One conformance suite is run over every
+//! implementation.
 
-use crate::content::Committed;
+use super::{Committed, Filters, Stack};
 use crate::error::Result;
 use crate::mount::Mount;
 use crate::oci::{ChainId, DiffId};
-use crate::snapshot::filter::Filters;
-use crate::snapshot::merge::Stack;
 
 pub use crate::metadata::{Labels, SnapshotKind, SnapshotRow, Usage};
 
@@ -46,13 +45,11 @@ pub trait Snapshotter: Send + Sync {
 
     /// Makes the committed snapshot of the chain `parent` + `diff_id` out of an extracted layer. It is named by its
     /// ChainID; that it is there already is an answer.
-    fn commit_layer(
-        &self,
-        parent: Option<&ChainId>,
-        diff_id: &DiffId,
-        labels: &Labels,
-    ) -> Result<Committed>;
+    fn commit_layer(&self, parent: Option<&ChainId>, diff_id: &DiffId, labels: &Labels) -> Result<Committed>;
 
-    /// A committed snapshot as one merged tree, to be read without mounting it.
-    fn stack(&self, name: &str) -> Result<Stack>;
+    /// Removes directories that no snapshot has any more, and tells how many.
+    fn cleanup(&self) -> Result<u64>;
+
+    /// A snapshot as one merged tree, to be read without mounting it.
+    fn stack(&self, key: &str) -> Result<Stack>;
 }
