@@ -1,7 +1,9 @@
 //! Container image archives in; verified blobs, deduplicated layers and mountable root filesystems out.
 #![warn(missing_docs)]
 
+pub mod archive;
 pub mod content;
+pub mod engine;
 pub mod error;
 pub mod io;
 pub mod layer;
