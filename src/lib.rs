@@ -1,9 +1,12 @@
 //! Container image archives in; verified blobs, deduplicated layers and mountable root filesystems out.
 #![warn(missing_docs)]
 
+pub mod archive;
 pub mod content;
+pub mod engine;
 pub mod error;
 pub mod io;
+pub mod layer;
 pub mod limits;
 pub mod metadata;
 pub mod oci;
