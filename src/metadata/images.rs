@@ -331,7 +331,8 @@ const MANIFEST: &str =
     "SELECT m.id, m.digest, m.config, m.platform, m.chain_id, m.size_bytes, m.layers FROM manifest m";
 
 /// The first column is the image's row here.
-const ALL_MANIFESTS: &str = "SELECT i.image_id, m.digest, m.config, m.platform, m.chain_id, m.size_bytes, m.layers
+const ALL_MANIFESTS: &str =
+    "SELECT i.image_id, m.digest, m.config, m.platform, m.chain_id, m.size_bytes, m.layers
     FROM image_manifest i JOIN manifest m ON m.id = i.manifest_id ORDER BY i.image_id, i.position";
 
 fn one(connection: &Connection, condition: &str, value: impl rusqlite::ToSql) -> Result<Option<ImageRow>> {
