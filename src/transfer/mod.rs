@@ -15,6 +15,7 @@ mod preview;
 pub mod report;
 mod stages;
 mod stream;
+pub mod unpack;
 mod users;
 mod verify;
 
@@ -23,3 +24,4 @@ pub use export::{ExportFormat, ExportReport, export};
 pub use import::{Resources, import, plan_import};
 pub use options::ImportOptions;
 pub use report::{ImportPlan, ImportReport};
+pub use unpack::{UnpackOptions, UnpackReport, unpack};
