@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::support::run::{command, run_with_input, transload};
 use crate::support::scratch;
+use crate::support::tools::have;
 use crate::{Foreign, all_foreign, diff_ids, list, number, strings, text_of};
 
 /// What decides whether two sightings of an image agree.
@@ -57,6 +58,9 @@ fn check(archive: &Foreign, report: &Value) {
 
 #[test]
 fn every_archive_gives_the_images_that_skopeo_sees() {
+    if !have(&[]) {
+        return; // the fixtures have owners and devices
+    }
     for archive in all_foreign() {
         let scratch = scratch();
         let ran =
@@ -68,6 +72,9 @@ fn every_archive_gives_the_images_that_skopeo_sees() {
 
 #[test]
 fn a_stream_on_stdin_gives_the_same_images() {
+    if !have(&[]) {
+        return; // the fixtures have owners and devices
+    }
     for archive in all_foreign().iter().filter(|archive| archive.path().is_file()) {
         let scratch = scratch();
         let bytes = fs::read(archive.path()).expect("a fixture");
@@ -79,6 +86,9 @@ fn a_stream_on_stdin_gives_the_same_images() {
 
 #[test]
 fn importing_everything_again_writes_nothing() {
+    if !have(&[]) {
+        return; // the fixtures have owners and devices
+    }
     let store = scratch();
     let paths: Vec<String> = all_foreign().iter().map(|a| a.path().to_string_lossy().into_owned()).collect();
     for path in &paths {
@@ -112,6 +122,9 @@ fn assert_nothing_new(what: &str, report: &Value) {
 /// Stored twice under two compressions, a layer is two blobs and one tree.
 #[test]
 fn a_layer_is_extracted_once_whatever_its_compression() {
+    if !have(&[]) {
+        return; // the fixtures have owners and devices
+    }
     let store = scratch();
     let named = |file: &str| all_foreign().into_iter().find(|a| a.file == file).expect("a fixture");
     let first =
@@ -132,6 +145,9 @@ fn a_layer_is_extracted_once_whatever_its_compression() {
 
 #[test]
 fn what_a_sparse_archive_lacks_is_reported_and_the_rest_imports() {
+    if !have(&[]) {
+        return; // the fixtures have owners and devices
+    }
     let store = scratch();
     let archives = all_foreign();
     let sparse = archives.iter().find(|a| a.file == "containerd-sparse.tar").expect("a fixture");
@@ -146,6 +162,9 @@ fn what_a_sparse_archive_lacks_is_reported_and_the_rest_imports() {
 
 #[test]
 fn all_platforms_of_a_complete_index_import() {
+    if !have(&[]) {
+        return; // the fixtures have owners and devices
+    }
     let store = scratch();
     let path = crate::foreign().join("buildah-index.tar");
     let report =

@@ -163,7 +163,7 @@ fn containerd_imports_our_exports() {
                 .unwrap_or_else(|| panic!("{file} {base}: {listed}"));
             assert!(line.contains(&text_of(&image["target"])), "{file} {base}: {line}");
             let at = here.join(format!("mounted-{base}"));
-            daemon.mount_image(NAME, &at);
+            assert!(daemon.mount_image(NAME, &at), "{file} {base}: containerd cannot unpack it");
             assert_same(&format!("{file} {base}: ours and containerd's"), &listing(&ours), &listing(&at));
         }
     }

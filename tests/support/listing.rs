@@ -1,29 +1,58 @@
 //! A directory tree as lines that compare: one for each entry, in byte order, with all that an image can determine. Inode
 //! numbers, directory sizes, access and change times are left out, because no image determines them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::image::digest;
 
 /// Lists `root` and everything in it: `path type mode uid:gid mtime [size content] [link] [device] [xattrs] [hard link to]`.
 pub fn listing(root: &Path) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut first_names = HashMap::new();
-    for path in walk(root) {
-        lines.push(line(root, &path, &mut first_names));
+    let paths = walk(root);
+    // A file with a name outside of the tree, as overlayfs shows one of two links whose other was deleted, has one name here.
+    let mut names: HashMap<(u64, u64), Vec<&Path>> = HashMap::new();
+    for path in &paths {
+        let status = fs::symlink_metadata(path).expect("an entry that stays");
+        if !status.is_dir() && status.nlink() > 1 {
+            names.entry((status.dev(), status.ino())).or_default().push(path);
+        }
     }
-    lines
+    let first: HashMap<&Path, &Path> = names
+        .values()
+        .filter(|group| group.len() > 1)
+        .flat_map(|group| group.iter().map(|path| (*path, group[0])))
+        .collect();
+    paths.iter().map(|path| line(root, path, first.get(path.as_path()).copied())).collect()
+}
+
+/// The lines of `left` and `right` that differ, where a time on the right that is no older than `start` matches any: what no
+/// image determines (the root of an overlay, directories that no layer lists) other tools set to the moment of unpacking.
+pub fn difference_but_for_now(left: &[String], right: &[String], start: SystemTime) -> Vec<String> {
+    let start = start.duration_since(SystemTime::UNIX_EPOCH).expect("now is after 1970").as_secs();
+    let field = |line: &str, at: usize| line.split(' ').nth(at).unwrap_or_default().to_owned();
+    let is_now = |line: &&String| {
+        field(line, 4).split('.').next().is_some_and(|s| s.parse().is_ok_and(|s: u64| s >= start))
+    };
+    let now: HashSet<String> = right.iter().filter(is_now).map(|line| field(line, 0)).collect();
+    let mask = |lines: &[String]| -> Vec<String> {
+        let masked = |line: &String| match now.contains(&field(line, 0)) {
+            true => line.replacen(&field(line, 4), "now", 1),
+            false => line.clone(),
+        };
+        lines.iter().map(masked).collect()
+    };
+    difference(&mask(left), &mask(right))
 }
 
 /// The lines of two listings that differ, `-` for the first and `+` for the second.
 pub fn difference(left: &[String], right: &[String]) -> Vec<String> {
     let only = |these: &[String], others: &[String], sign: char| -> Vec<String> {
-        let others: std::collections::HashSet<&String> = others.iter().collect();
+        let others: HashSet<&String> = others.iter().collect();
         these.iter().filter(|line| !others.contains(line)).map(|line| format!("{sign} {line}")).collect()
     };
     let mut lines = [only(left, right, '-'), only(right, left, '+')].concat();
@@ -54,10 +83,10 @@ fn walk(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn line(root: &Path, path: &Path, first_names: &mut HashMap<(u64, u64), String>) -> String {
+/// One line; `first` is the first name of the file if it has several in the tree.
+fn line(root: &Path, path: &Path, first: Option<&Path>) -> String {
     let status = fs::symlink_metadata(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let relative = path.strip_prefix(root).expect("below the root").as_os_str().as_bytes();
-    let name = if relative.is_empty() { ".".into() } else { escape(relative) };
+    let name = name_below(root, path);
     let mut text = format!(
         "{name} {} {:04o} {}:{} {}.{:09}",
         kind(&status),
@@ -78,11 +107,15 @@ fn line(root: &Path, path: &Path, first_names: &mut HashMap<(u64, u64), String>)
     for (key, value) in xattrs(path) {
         text += &format!(" {key}={}", escape(&value));
     }
-    if !status.is_dir() && status.nlink() > 1 {
-        let first = first_names.entry((status.dev(), status.ino())).or_insert_with(|| name.clone());
-        text += &format!(" same as {first}");
+    if let Some(first) = first {
+        text += &format!(" same as {}", name_below(root, first));
     }
     text
+}
+
+fn name_below(root: &Path, path: &Path) -> String {
+    let relative = path.strip_prefix(root).expect("below the root").as_os_str().as_bytes();
+    if relative.is_empty() { ".".into() } else { escape(relative) }
 }
 
 fn kind(status: &Metadata) -> &'static str {

@@ -151,13 +151,18 @@ impl Daemon {
         command
     }
 
-    /// Mounts an image of containerd's, unpacked by containerd's overlay snapshotter.
+    /// Mounts an image of containerd's, unpacked by containerd's overlay snapshotter. False where it cannot unpack the image.
     #[track_caller]
-    pub fn mount_image(&mut self, name: &str, at: &Path) {
+    pub fn mount_image(&mut self, name: &str, at: &Path) -> bool {
         std::fs::create_dir_all(at).expect("a mount point");
         let show = at.to_str().expect("scratch paths are text");
-        run(&mut self.ctr(&["images", "mount", "--platform", "linux/amd64", name, show])).ok();
+        let ran = run(&mut self.ctr(&["images", "mount", "--platform", "linux/amd64", name, show]));
+        if ran.stderr.contains("failed to extract layer") {
+            return false;
+        }
+        ran.ok();
         self.mounted.push(at.to_path_buf());
+        true
     }
 }
 
