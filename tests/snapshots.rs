@@ -454,7 +454,11 @@ fn labels_and_filters(house: &House) {
     let names = |filters: &[&str]| {
         let mut names = Vec::new();
         let filters = Filters::parse(filters.iter().copied()).expect("well formed");
-        s.walk(&filters, &mut |row| Ok(names.push(row.key.clone()))).expect("walks");
+        let mut visit = |row: &transload::snapshot::SnapshotRow| {
+            names.push(row.key.clone());
+            Ok(())
+        };
+        s.walk(&filters, &mut visit).expect("walks");
         names
     };
     assert_eq!(names(&[r#"labels."a/b"==y,kind==active"#]), ["labelled"]);

@@ -71,7 +71,11 @@ fn mounts_hide_what_user_marks_delete(dir: &Path) {
     }
     let mut names = Vec::new();
     let stack = snapshots.stack(&name).expect("a stack");
-    stack.walk(&mut |node| Ok(names.push(node.path().to_vec()))).expect("walks");
+    let mut visit = |node: &transload::snapshot::Node| {
+        names.push(node.path().to_vec());
+        Ok(())
+    };
+    stack.walk(&mut visit).expect("walks");
     assert_eq!(names, [&b""[..], b"d", b"kept"]);
 }
 
