@@ -3,8 +3,10 @@
 
 pub mod archive;
 pub mod content;
+pub mod engine;
 pub mod error;
 pub mod io;
+pub mod layer;
 pub mod limits;
 pub mod metadata;
 pub mod oci;

@@ -13,7 +13,8 @@ mod index_file;
 mod lease;
 mod lock;
 
-pub use format::{FORMAT_VERSION, IdRange, SnapshotterKind, StoreFormat, WhiteoutForm};
+pub use crate::tree::WhiteoutForm;
+pub use format::{FORMAT_VERSION, IdRange, SnapshotterKind, StoreFormat};
 pub use lease::{Lease, PROCESS_LABEL};
 pub use lock::GcLock;
 
@@ -44,6 +45,19 @@ pub struct StoreOptions {
     pub whiteouts: Option<WhiteoutForm>,
 }
 
+/// stub
+pub struct Stub;
+impl Stub {
+    /// stub
+    pub fn commit_layer(
+        &self,
+        _: Option<&crate::ChainId>,
+        _: &crate::DiffId,
+        _: &crate::metadata::Labels,
+    ) -> Result<crate::snapshot::Committed> {
+        Ok(crate::snapshot::Committed::New)
+    }
+}
 /// An open store.
 pub struct Store {
     path: PathBuf,
@@ -51,19 +65,19 @@ pub struct Store {
     format: StoreFormat,
     read_only: bool,
     content: ContentStore,
-<<<<<<< HEAD
-    trees: Trees,
     metadata: Arc<Metadata>,
-=======
-    metadata: Metadata,
     trees: Trees,
->>>>>>> part-d
 }
 
 /// Directories of a store besides those that [`ContentStore`] makes.
 const DIRECTORIES: [&str; 3] = ["trees", "snapshots", "leases"];
 
 impl Store {
+    /// stub
+    pub fn snapshotter(&self) -> Stub {
+        Stub
+    }
+
     /// Opens the store at `path`.
     ///
     /// [`ErrorKind::NotFound`] if there is none and none is to be made, [`ErrorKind::FailedPrecondition`] for a directory
@@ -90,15 +104,9 @@ impl Store {
         }
         let content = ContentStore::open(root.as_fd())?;
         let mode = if read_only { OpenMode::Read } else { OpenMode::Create };
-<<<<<<< HEAD
         let metadata = Arc::new(Metadata::open(&path, mode)?);
         let trees = Trees::open(root.as_fd())?;
-        let store = Store { path, root, format, read_only, content, trees, metadata };
-=======
-        let metadata = Metadata::open(&path, mode)?;
-        let trees = Trees::open(root.as_fd())?;
         let store = Store { path, root, format, read_only, content, metadata, trees };
->>>>>>> part-d
         store.catch_up()?;
         Ok(store)
     }

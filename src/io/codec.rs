@@ -82,7 +82,9 @@ impl Codec {
 
     /// The codec of that name.
     pub fn from_name(name: &str) -> Option<Codec> {
-        [Codec::None, Codec::Gzip, Codec::Zstd, Codec::Xz, Codec::Bzip2].into_iter().find(|codec| codec.name() == name)
+        [Codec::None, Codec::Gzip, Codec::Zstd, Codec::Xz, Codec::Bzip2]
+            .into_iter()
+            .find(|codec| codec.name() == name)
     }
 
     /// The name, in lower case.

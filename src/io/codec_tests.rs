@@ -89,9 +89,11 @@ fn t29_members_follow_each_other_and_zero_padding_ends_them() {
 fn t29_garbage_after_the_end_is_refused() {
     for codec in CODECS {
         let whole = compress(codec, b"content");
-        for garbage in
-            [&b"garbage, more than a header"[..], b"\0\0\0\0garbage, more than a header", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"]
-        {
+        for garbage in [
+            &b"garbage, more than a header"[..],
+            b"\0\0\0\0garbage, more than a header",
+            b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        ] {
             let error = decode(codec, &[&whole[..], garbage].concat()).expect_err("garbage");
             assert_eq!(error.kind(), ErrorKind::Malformed, "{codec}: {error}");
         }

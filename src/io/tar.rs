@@ -486,6 +486,13 @@ pub struct EntryData<'a, R: TarInput> {
     reader: &'a mut TarReader<R>,
 }
 
+impl<R: TarInput> EntryData<'_, R> {
+    /// See [`TarReader::position`].
+    pub fn position(&self) -> u64 {
+        self.reader.position
+    }
+}
+
 impl<R: TarInput> BufRead for EntryData<'_, R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         let remaining = usize::try_from(self.reader.remaining).unwrap_or(usize::MAX);

@@ -1,9 +1,70 @@
-//! stub
-#![allow(missing_docs)]
-use crate::{error::Result, io::tar::TarInput, tree::*, limits::Limits, parallel::Cancel};
-pub struct ApplyOptions { pub limits: Limits, pub form: WhiteoutForm, pub ownership: Ownership, pub umask_is_zero: bool }
-impl Default for ApplyOptions { fn default()->Self{unimplemented!()} }
-pub enum Ownership { Keep, Ignore }
-pub struct Applied { pub record: TreeRecord, pub notices: Vec<String> }
-pub fn apply<R: TarInput>(_i: R, _fs: rustix::fd::BorrowedFd<'_>, _o: &ApplyOptions, _c: &Cancel, _a: &mut dyn FnMut(u64)) -> Result<(Applied, R)> { unimplemented!() }
-pub fn use_private_umask() {}
+//! Extraction of one layer into a directory, without its parents.
+//!
+//! [`apply`] turns a layer's tar into files inside a directory handle and a [`crate::tree::TreeRecord`] that says what
+//! the files alone cannot. Every path is resolved inside that handle; a name can do harm only within its own tree. The
+//! caller verifies the DiffID, publishes the tree and puts it into chains.
+
+mod apply;
+mod attributes;
+mod data;
+mod dirs;
+mod notices;
+mod remove;
+mod side_list;
+mod whiteout;
+
+pub use apply::apply;
+pub use attributes::{XattrVerdict, judge_xattr};
+pub use whiteout::{Whiteout, whiteout_of};
+
+use crate::limits::Limits;
+use crate::tree::{TreeRecord, WhiteoutForm};
+
+/// What to do about owners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// Files get the owners that the layer says; where that is not possible, extraction fails.
+    Keep,
+    /// Files belong to whoever extracts them.
+    Ignore,
+}
+
+/// How to extract a layer.
+#[derive(Clone, Debug)]
+pub struct ApplyOptions {
+    /// Caps on what the layer may ask for.
+    pub limits: Limits,
+    /// How deletions are marked in the tree.
+    pub form: WhiteoutForm,
+    /// What to do about owners.
+    pub ownership: Ownership,
+}
+
+impl Default for ApplyOptions {
+    fn default() -> Self {
+        ApplyOptions { limits: Limits::default(), form: WhiteoutForm::Trusted, ownership: Ownership::Keep }
+    }
+}
+
+/// An extracted layer.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// What the tree alone does not say. Its DiffID is not known yet.
+    pub record: TreeRecord,
+    /// What was left out on purpose, a line each, bounded in number.
+    pub notices: Vec<String>,
+}
+
+/// Gives the calling thread a umask of its own, zero, so that files come into being with their final mode and need no
+/// further call. Where the kernel or a seccomp filter does not allow it nothing changes; extraction notices by itself
+/// and is then slower and as right.
+///
+/// Only for threads that the engine itself made for extraction: the thread also parts with the process's working
+/// directory, for good.
+pub fn use_private_umask() {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    // SAFETY: CLONE_FS parts only working directory, root and umask; descriptors stay shared.
+    if unsafe { unshare_unsafe(UnshareFlags::FS) }.is_ok() {
+        rustix::process::umask(rustix::fs::Mode::empty());
+    }
+}

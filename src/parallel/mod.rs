@@ -4,9 +4,11 @@ mod budget;
 mod cancel;
 pub mod in_flight;
 mod lanes;
+mod pool;
 mod sync;
 
 pub use budget::{Budget, Grant};
 pub use cancel::Cancel;
 pub use in_flight::{Claim, InFlight, Owner, Ticket, Waited};
 pub use lanes::Lanes;
+pub use pool::Pool;

@@ -48,7 +48,9 @@ impl<'a> Audit<'a> {
         let mut counts = lock(counts);
         match event {
             Event::BlobClaimed(digest) => counts.blobs.entry(digest.to_string()).or_default().claimed += 1,
-            Event::BlobWritten { digest, .. } => counts.blobs.entry(digest.to_string()).or_default().written += 1,
+            Event::BlobWritten { digest, .. } => {
+                counts.blobs.entry(digest.to_string()).or_default().written += 1
+            }
             Event::TreeClaimed(diff_id) => counts.trees.entry(diff_id.to_string()).or_default().claimed += 1,
             Event::TreeExtracted { diff_id, .. } => {
                 counts.trees.entry(diff_id.to_string()).or_default().extracted += 1;

@@ -68,8 +68,8 @@ pub(crate) struct BlobClaim {
 }
 
 /// The right to extract one layer.
-pub(crate) struct TreeClaim {
-    pub(crate) ingest: TreeIngest,
+pub(crate) struct TreeClaim<'s> {
+    pub(crate) ingest: TreeIngest<'s>,
     pub(crate) guard: Guard,
 }
 
@@ -116,9 +116,10 @@ impl Claims {
             Claim::Follower(ticket) => return Ok(Claimed::Taken(Waiting::Thread(ticket))),
         };
         match store.content().begin(&IngestRef::blob(digest), digest.algorithm()) {
-            Ok(ingest) => {
-                Ok(Claimed::Mine(BlobClaim { ingest, guard: Guard { owners: vec![owner], ..Guard::default() } }))
-            }
+            Ok(ingest) => Ok(Claimed::Mine(BlobClaim {
+                ingest,
+                guard: Guard { owners: vec![owner], ..Guard::default() },
+            })),
             Err(error) if error.kind() == ErrorKind::Busy => {
                 Ok(Claimed::Taken(Waiting::Process { place: key.place(), _owner: Some(owner) }))
             }
@@ -127,14 +128,17 @@ impl Claims {
     }
 
     /// Claims the extraction of a layer under what is known of it; at least one of the two is.
-    pub(crate) fn tree(
+    pub(crate) fn tree<'s>(
         &self,
-        store: &Store,
+        store: &'s Store,
         blob: Option<&Digest>,
         diff_id: Option<&DiffId>,
-    ) -> Result<Claimed<TreeClaim>> {
-        let keys: Vec<Key> =
-            blob.map(|digest| Key::TreeOfBlob(*digest)).into_iter().chain(diff_id.map(|id| Key::Tree(*id))).collect();
+    ) -> Result<Claimed<TreeClaim<'s>>> {
+        let keys: Vec<Key> = blob
+            .map(|digest| Key::TreeOfBlob(*digest))
+            .into_iter()
+            .chain(diff_id.map(|id| Key::Tree(*id)))
+            .collect();
         let mut guard = Guard::default();
         for key in &keys {
             match self.in_flight.claim(key.clone()) {

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::layer::ApplyOptions;
 use crate::metadata::{BlobRow, Resource};
 use crate::oci::{DiffId, Digest};
-use crate::parallel::{Budget, Cancel};
+use crate::parallel::{Budget, Cancel, Pool};
 use crate::progress::{Event, Progress};
 use crate::store::{Lease, Store};
 use std::sync::Mutex;
@@ -22,8 +22,9 @@ pub(crate) struct Context<'a> {
     pub(crate) audit: &'a Audit<'a>,
     pub(crate) cancel: &'a Cancel,
     pub(crate) budget: &'a Budget,
+    pub(crate) pool: &'a Pool,
     pub(crate) threads: usize,
-    pub(crate) lease: Lease,
+    pub(crate) lease: Lease<'a>,
     pub(crate) apply: ApplyOptions,
     pub(crate) clock: StageClock,
     /// What this import wrote or relies on; synced and marked at the end.

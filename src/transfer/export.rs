@@ -90,7 +90,9 @@ fn add_docker(docker: &mut Vec<DockerImage>, image: &ImageRow, shown: &str) -> R
         [manifest] => manifest,
         several => {
             let message = format!("{shown} has {} platforms, docker archives hold one", several.len());
-            return Err(Error::new(ErrorKind::InvalidArgument, message).with_hint("export it in the oci format"));
+            return Err(
+                Error::new(ErrorKind::InvalidArgument, message).with_hint("export it in the oci format")
+            );
         }
     };
     let layers: Vec<Digest> = manifest.layers.iter().map(|(digest, _)| *digest).collect();
@@ -98,7 +100,9 @@ fn add_docker(docker: &mut Vec<DockerImage>, image: &ImageRow, shown: &str) -> R
     let tag = image.name.clone().filter(|name| !name.contains('@'));
     match docker.iter_mut().find(|known| known.config == manifest.config && known.layers == layers) {
         Some(known) => known.repo_tags.extend(tag),
-        None => docker.push(DockerImage { config: manifest.config, layers, repo_tags: tag.into_iter().collect() }),
+        None => {
+            docker.push(DockerImage { config: manifest.config, layers, repo_tags: tag.into_iter().collect() })
+        }
     }
     Ok(())
 }
@@ -151,8 +155,10 @@ impl<W: Write> Export<'_, W> {
             return Ok(());
         }
         let missing = |error: Error| match error.kind() {
-            ErrorKind::NotFound => Error::new(ErrorKind::MissingContent, format!("blob {digest} is not in the store"))
-                .with_hint("it was imported with --discard-blobs; import it again without"),
+            ErrorKind::NotFound => {
+                Error::new(ErrorKind::MissingContent, format!("blob {digest} is not in the store"))
+                    .with_hint("it was imported with --discard-blobs; import it again without")
+            }
             _ => error,
         };
         let blob = self.store.content().open_blob(digest).map_err(missing)?;

@@ -17,9 +17,9 @@ use crate::io::durable;
 use crate::layer::{ApplyOptions, Ownership};
 use crate::metadata::{self, ImageCommit, ManifestRow, NewImage, Resource};
 use crate::oci::{ChainId, Descriptor, DiffId, Digest, media_type};
-use crate::parallel::{Budget, Cancel};
+use crate::parallel::{Budget, Cancel, Pool};
 use crate::progress::{Event, Outcome, Progress};
-use crate::snapshot::LayerCommitted;
+use crate::snapshot::Committed as LayerCommitted;
 use crate::store::Store;
 use std::collections::HashSet;
 use std::time::Instant;
@@ -30,6 +30,8 @@ pub struct Resources<'a> {
     pub claims: &'a Claims,
     /// The memory for what is in flight.
     pub budget: &'a Budget,
+    /// Where many things are hashed at once.
+    pub pool: &'a Pool,
     /// How many lanes.
     pub threads: usize,
 }
@@ -95,9 +97,8 @@ impl<'a> Import<'a> {
     ) -> Result<Self> {
         let apply = ApplyOptions {
             limits: options.limits.clone(),
-            form: store.form(),
+            form: store.format().whiteouts,
             ownership: if options.ignore_chown { Ownership::Ignore } else { Ownership::Keep },
-            ..ApplyOptions::default()
         };
         let context = Context {
             store,
@@ -106,13 +107,14 @@ impl<'a> Import<'a> {
             audit,
             cancel,
             budget: resources.budget,
+            pool: resources.pool,
             threads: resources.threads.max(1),
-            lease: store.lease()?,
+            lease: store.lease_cancellable(cancel)?,
             apply,
             clock: StageClock::default(),
             touched: Default::default(),
         };
-        Ok(Import { context, filesystem: durable::open_dir(store.root(), ".")? })
+        Ok(Import { context, filesystem: store.sync_handle()? })
     }
 
     fn run(self, source: Source, started: Instant) -> Result<ImportReport> {
@@ -184,7 +186,8 @@ impl<'a> Import<'a> {
             let claimed_diff_id = found.diff_id;
             return Ok(Layer { digest: announced, size_bytes, claimed_diff_id, ..Layer::default() });
         };
-        let missing = || Error::new(ErrorKind::MissingContent, format!("{member} is no layer")).context(shown());
+        let missing =
+            || Error::new(ErrorKind::MissingContent, format!("{member} is no layer")).context(shown());
         let passed = passed.layers.get(member).ok_or_else(missing)?;
         check_passed(passed, found).doing(shown)?;
         let mut layer = passed.layer.clone();
@@ -219,7 +222,9 @@ impl<'a> Import<'a> {
     /// Makes the snapshots of every chain, bottom first.
     fn commit_chains(&self, plan: &Plan) -> Result<std::collections::HashMap<ChainId, Outcome>> {
         let mut outcomes = std::collections::HashMap::new();
-        for manifest in plan.images.iter().flat_map(|image| &image.manifests).filter(|manifest| manifest.unpack) {
+        for manifest in
+            plan.images.iter().flat_map(|image| &image.manifests).filter(|manifest| manifest.unpack)
+        {
             let mut parent: Option<ChainId> = None;
             for diff_id in manifest_diff_ids(manifest, &plan.layers)? {
                 self.context.cancel.check()?;
@@ -262,7 +267,8 @@ impl<'a> Import<'a> {
         let mut images = Vec::new();
         for planned in &plan.images {
             let target = planned.image.target.clone();
-            let target = target.ok_or_else(|| Error::new(ErrorKind::NoPlatform, "an image without any manifest"))?;
+            let target =
+                target.ok_or_else(|| Error::new(ErrorKind::NoPlatform, "an image without any manifest"))?;
             let manifests = planned.manifests.iter().map(|manifest| manifest_row(manifest, &plan.layers));
             let manifests = manifests.collect::<Result<Vec<_>>>()?;
             for name in names(planned) {
@@ -292,13 +298,15 @@ impl<'a> Import<'a> {
         sync_ms: u64,
         started: Instant,
     ) -> Result<ImportReport> {
-        let mut report = ImportReport { memory_budget_bytes: self.context.budget.total_bytes(), ..Default::default() };
+        let mut report =
+            ImportReport { memory_budget_bytes: self.context.budget.total_bytes(), ..Default::default() };
         let mut outcomes = committed.images.into_iter();
         for planned in &plan.images {
             for name in names(planned) {
                 let committed = outcomes.next();
                 for manifest in &planned.manifests {
-                    let image = image_report(planned, manifest, &plan.layers, &snapshots, name.clone(), &committed)?;
+                    let image =
+                        image_report(planned, manifest, &plan.layers, &snapshots, name.clone(), &committed)?;
                     report.images.push(image);
                 }
             }
@@ -324,7 +332,9 @@ fn check_passed(passed: &PassedLayer, found: &FoundLayer) -> Result<()> {
     if let (Some(descriptor), Some(actual)) = (&found.descriptor, &passed.layer.digest) {
         if descriptor.digest != *actual {
             let message = format!("its bytes have the digest {actual}");
-            return Err(Error::new(ErrorKind::DigestMismatch, message).with_mismatch(descriptor.digest, actual));
+            return Err(
+                Error::new(ErrorKind::DigestMismatch, message).with_mismatch(descriptor.digest, actual)
+            );
         }
         let size = passed.layer.size_bytes.unwrap_or(descriptor.size);
         if descriptor.size != size {
@@ -427,7 +437,9 @@ fn image_report(
     }
     let (outcome, previous) = match committed.as_ref().map(|image| &image.outcome) {
         Some(metadata::ImageOutcome::Existing) => (ImageOutcome::Existing, None),
-        Some(metadata::ImageOutcome::Retagged { previous }) => (ImageOutcome::Retagged, Some(*previous)),
+        Some(metadata::ImageOutcome::Retagged { previous }) => {
+            (ImageOutcome::Retagged, Some(previous.digest))
+        }
         Some(metadata::ImageOutcome::New) | None => (ImageOutcome::New, None),
     };
     Ok(ImageReport {
@@ -444,16 +456,23 @@ fn image_report(
 }
 
 fn count_blobs(totals: &mut BlobTotals, layers: &[Layer], documents: &[Committed]) {
-    let layers = layers.iter().map(|layer| (layer.blob.unwrap_or(Outcome::None), layer.size_bytes.unwrap_or(0)));
+    let layers =
+        layers.iter().map(|layer| (layer.blob.unwrap_or(Outcome::None), layer.size_bytes.unwrap_or(0)));
     let documents = documents.iter().map(|document| match document {
         Committed::New(_, size) => (Outcome::New, *size),
         Committed::Existing(_, size) => (Outcome::Existing, *size),
     });
     for (outcome, size) in layers.chain(documents) {
         match outcome {
-            Outcome::New => (totals.new, totals.bytes_written) = (totals.new + 1, totals.bytes_written + size),
-            Outcome::Existing => (totals.existing, totals.bytes_skipped) = (totals.existing + 1, totals.bytes_skipped + size),
-            Outcome::Shared => (totals.shared, totals.bytes_skipped) = (totals.shared + 1, totals.bytes_skipped + size),
+            Outcome::New => {
+                (totals.new, totals.bytes_written) = (totals.new + 1, totals.bytes_written + size)
+            }
+            Outcome::Existing => {
+                (totals.existing, totals.bytes_skipped) = (totals.existing + 1, totals.bytes_skipped + size)
+            }
+            Outcome::Shared => {
+                (totals.shared, totals.bytes_skipped) = (totals.shared + 1, totals.bytes_skipped + size)
+            }
             Outcome::None => {}
         }
     }
@@ -465,7 +484,10 @@ fn count_trees(totals: &mut TreeTotals, layers: &[Layer]) {
         // Two blobs of different compression have one tree.
         let first = layer.diff_id.is_none_or(|diff_id| seen.insert(diff_id));
         match layer.tree {
-            Some(Outcome::New) => (totals.new, totals.bytes_written) = (totals.new + 1, totals.bytes_written + layer.unpacked_bytes),
+            Some(Outcome::New) => {
+                (totals.new, totals.bytes_written) =
+                    (totals.new + 1, totals.bytes_written + layer.unpacked_bytes)
+            }
             Some(Outcome::Existing) if first => totals.existing += 1,
             Some(Outcome::Shared) if first => totals.shared += 1,
             _ => {}

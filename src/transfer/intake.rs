@@ -85,7 +85,7 @@ impl<'a> Intake<'a> {
     }
 
     /// Bytes read so far.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes_read(&self) -> u64 {
         self.offset
     }
 

@@ -8,6 +8,7 @@ use super::stages::{Unpacked, side_by_side};
 use crate::error::{Error, Result};
 use crate::io::codec::{Codec, decoder};
 use crate::io::digesting::Digester;
+use crate::io::tar::TarInput;
 use crate::layer::{Applied, ApplyOptions, apply};
 use crate::oci::{DiffId, Digest};
 use crate::parallel::{Budget, Cancel};
@@ -17,13 +18,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How far a layer is unpacked.
-pub(crate) enum Unpack {
+pub(crate) enum Unpack<'s> {
     /// Not at all.
     No,
     /// Inflated and hashed, because the tree is there and its DiffID needs proof.
     Verify,
     /// Extracted.
-    Extract(TreeIngest),
+    Extract(TreeIngest<'s>),
 }
 
 /// A layer to be worked on.
@@ -35,7 +36,7 @@ pub(crate) struct LayerJob<'a> {
     /// What happens to the compressed bytes.
     pub(crate) sink: Sink,
     /// What happens to the uncompressed ones.
-    pub(crate) unpack: Unpack,
+    pub(crate) unpack: Unpack<'a>,
     /// Whether nobody has said yet that this is a layer at all, so that one that does not unpack is no error.
     pub(crate) speculative: bool,
     /// Whether the stages of this layer run on threads of their own.
@@ -52,21 +53,21 @@ pub(crate) struct LayerWork<'a> {
 }
 
 /// A layer's uncompressed stream, once it has passed.
-pub(crate) struct Unpacking {
+pub(crate) struct Unpacking<'s> {
     pub(crate) diff_id: DiffId,
     pub(crate) bytes: u64,
-    pub(crate) tree: Option<(TreeIngest, Applied)>,
+    pub(crate) tree: Option<(TreeIngest<'s>, Applied)>,
 }
 
 /// What a job gives.
-pub(crate) struct LayerDone {
+pub(crate) struct LayerDone<'s> {
     pub(crate) digest: Digest,
     pub(crate) size_bytes: u64,
     pub(crate) head: Digest,
     pub(crate) codec: Codec,
     pub(crate) sink: Sink,
     /// `None` where unpacking was not asked for; an error where it failed and the job was speculative.
-    pub(crate) unpacking: Option<Result<Unpacking>>,
+    pub(crate) unpacking: Option<Result<Unpacking<'s>>>,
 }
 
 /// Time by stage, summed over threads, in microseconds.
@@ -103,7 +104,7 @@ impl StageClock {
 }
 
 /// Runs one layer through its stages.
-pub(crate) fn run(job: LayerJob<'_>, work: &LayerWork<'_>) -> Result<LayerDone> {
+pub(crate) fn run<'s>(job: LayerJob<'s>, work: &LayerWork<'_>) -> Result<LayerDone<'s>> {
     let mut intake = Intake::new(job.source, job.sink, job.size_bytes, work.cancel, work.advanced);
     let codec = Codec::sniff(intake.peek()?);
     let unpacking = match job.unpack {
@@ -116,7 +117,7 @@ pub(crate) fn run(job: LayerJob<'_>, work: &LayerWork<'_>) -> Result<LayerDone> 
     intake.drain()?;
     StageClock::add(&work.clock.read, intake.read_time);
     StageClock::add(&work.clock.hash, intake.sink_time);
-    let size_bytes = intake.bytes();
+    let size_bytes = intake.bytes_read();
     let (digest, head) = match &intake.sink {
         Sink::Write(ingest) => (ingest.digest(), ingest.head()),
         Sink::Hash(digester, head) => {
@@ -125,7 +126,7 @@ pub(crate) fn run(job: LayerJob<'_>, work: &LayerWork<'_>) -> Result<LayerDone> 
         }
     };
     // A layer that was never compressed has one digest, and it has been computed once.
-    let plain = |unpacking: PartUnpacked| Unpacking {
+    let plain = |unpacking: PartUnpacked<'s>| Unpacking {
         diff_id: unpacking.diff_id.unwrap_or(DiffId(digest)),
         bytes: unpacking.bytes.unwrap_or(size_bytes),
         tree: unpacking.tree,
@@ -135,24 +136,24 @@ pub(crate) fn run(job: LayerJob<'_>, work: &LayerWork<'_>) -> Result<LayerDone> 
 }
 
 /// An unpacking whose DiffID may be that of the blob.
-struct PartUnpacked {
+struct PartUnpacked<'s> {
     diff_id: Option<DiffId>,
     bytes: Option<u64>,
-    tree: Option<(TreeIngest, Applied)>,
+    tree: Option<(TreeIngest<'s>, Applied)>,
 }
 
-fn unpack_layer(
+fn unpack_layer<'s>(
     intake: &mut Intake<'_>,
     codec: Codec,
-    unpack: Unpack,
+    unpack: Unpack<'s>,
     side: bool,
     work: &LayerWork<'_>,
-) -> Result<PartUnpacked> {
+) -> Result<PartUnpacked<'s>> {
     let sha256 = match &intake.sink {
         Sink::Write(ingest) => ingest.is_sha256(),
         Sink::Hash(digester, _) => matches!(digester, Digester::Sha256(_)),
     };
-    let consume = |input: &mut dyn TarInputDyn| extract(input, unpack, work);
+    let consume = |input: &mut dyn TarInput| extract(input, unpack, work);
     if codec == Codec::None && sha256 {
         let tree = match side {
             false => consume(intake)?,
@@ -178,17 +179,15 @@ fn unpack_layer(
 }
 
 /// Extracts the tree, if one is wanted. What lies after the tar's end is left to the caller.
-fn extract(
-    input: &mut dyn TarInputDyn,
-    unpack: Unpack,
+fn extract<'s>(
+    input: &mut dyn TarInput,
+    unpack: Unpack<'s>,
     work: &LayerWork<'_>,
-) -> Result<Option<(TreeIngest, Applied)>> {
+) -> Result<Option<(TreeIngest<'s>, Applied)>> {
     let Unpack::Extract(tree) = unpack else { return Ok(None) };
     let (applied, _) = apply(input, tree.fs(), work.apply, work.cancel, &mut |_| {})?;
     Ok(Some((tree, applied)))
 }
-
-use crate::io::tar::TarInput as TarInputDyn;
 
 /// Refuses a layer whose uncompressed stream has another digest than its configuration says.
 pub(crate) fn check_diff_id(expected: &DiffId, actual: &DiffId) -> Result<()> {

@@ -16,7 +16,7 @@ use crate::metadata::{Resource, TreeRow};
 use crate::oci::{Algorithm, DiffId, Digest};
 use crate::parallel::Lanes;
 use crate::progress::{Event, Outcome, Stage};
-use crate::snapshot::TreeCommitted;
+use crate::snapshot::Committed as TreeCommitted;
 use std::io::Read;
 use std::time::Instant;
 
@@ -39,8 +39,8 @@ pub(crate) struct Layer {
     pub(crate) tree: Option<Outcome>,
     /// The store has a blob that begins like this one: its digest is computed before anything is written.
     pub(crate) compare_first: bool,
-    waited: bool,
-    stalled: bool,
+    pub(crate) waited: bool,
+    pub(crate) stalled: bool,
 }
 
 impl Layer {
@@ -53,11 +53,6 @@ impl Layer {
         }
     }
 
-    /// Marks that another import holds the claim and is stuck.
-    pub(crate) fn set_stalled(&mut self, stalled: bool) {
-        self.stalled = stalled;
-    }
-
     fn there(&self) -> Outcome {
         if self.waited { Outcome::Shared } else { Outcome::Existing }
     }
@@ -68,10 +63,10 @@ impl Layer {
 }
 
 /// Work on one layer that this import owns.
-struct Owned {
+struct Owned<'s> {
     index: usize,
     sink: Sink,
-    unpack: Unpack,
+    unpack: Unpack<'s>,
     blob_guard: Option<Guard>,
     tree_guard: Option<Guard>,
 }
@@ -84,7 +79,8 @@ pub(crate) fn settle(context: &Context<'_>, archive: Option<&Seekable>, layers: 
         let mut waiting = Vec::new();
         for (index, layer) in layers.iter_mut().enumerate().filter(|(_, layer)| !layer.is_settled()) {
             context.cancel.check()?;
-            let step = claim(context, archive, layer, index).doing(|| format!("cannot import layer {}", layer.key()))?;
+            let step = claim(context, archive, layer, index)
+                .doing(|| format!("cannot import layer {}", layer.key()))?;
             owned.extend(step.owned);
             waiting.extend(step.waiting.map(|waiting| (index, waiting)));
             if layer.is_settled() {
@@ -120,19 +116,27 @@ fn join(context: &Context<'_>, layer: &mut Layer, other: Waiting) -> Result<()> 
     layer.waited = true;
     if end == WaitEnd::Stalled {
         layer.stalled = true;
-        context.notice(format!("another import of {} showed no progress for {duration:.0?} and was overtaken", layer.key()));
+        context.notice(format!(
+            "another import of {} showed no progress for {duration:.0?} and was overtaken",
+            layer.key()
+        ));
     }
     Ok(())
 }
 
 #[derive(Default)]
-struct Step {
-    owned: Option<Owned>,
+struct Step<'s> {
+    owned: Option<Owned<'s>>,
     waiting: Option<Waiting>,
 }
 
 /// Claims what is missing of a layer. What the store has is settled here.
-fn claim(context: &Context<'_>, archive: Option<&Seekable>, layer: &mut Layer, index: usize) -> Result<Step> {
+fn claim<'s>(
+    context: &Context<'s>,
+    archive: Option<&Seekable>,
+    layer: &mut Layer,
+    index: usize,
+) -> Result<Step<'s>> {
     let held = layer.digest.map(Resource::Blob).into_iter().chain(layer.claimed_diff_id.map(Resource::Tree));
     context.hold(held.collect())?;
     if layer.digest.is_none() && layer.compare_first {
@@ -174,8 +178,9 @@ fn require_bytes(context: &Context<'_>, layer: &Layer, write: bool) -> Result<()
     if present && !write {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::MissingContent, "it is neither in the archive nor in the store")
-        .with_hint("export the image again with all its layers, or import the images that it builds on first"))
+    Err(Error::new(ErrorKind::MissingContent, "it is neither in the archive nor in the store").with_hint(
+        "export the image again with all its layers, or import the images that it builds on first",
+    ))
 }
 
 type BlobToWrite = (crate::content::BlobIngest, Option<Guard>);
@@ -217,10 +222,10 @@ fn claim_blob(context: &Context<'_>, layer: &mut Layer) -> Result<(Option<BlobTo
     Ok((Some((ingest, Some(guard))), None))
 }
 
-type TreeToExtract = (Unpack, Option<Guard>);
+type TreeToExtract<'s> = (Unpack<'s>, Option<Guard>);
 
-fn claim_tree(context: &Context<'_>, layer: &mut Layer) -> Result<(TreeToExtract, Option<Waiting>)> {
-    const NOTHING: TreeToExtract = (Unpack::No, None);
+fn claim_tree<'s>(context: &Context<'s>, layer: &mut Layer) -> Result<(TreeToExtract<'s>, Option<Waiting>)> {
+    const NOTHING: TreeToExtract<'static> = (Unpack::No, None);
     if layer.tree.is_some() {
         return Ok((NOTHING, None));
     }
@@ -235,7 +240,8 @@ fn claim_tree(context: &Context<'_>, layer: &mut Layer) -> Result<(TreeToExtract
     if layer.stalled {
         let place = format!("tree-{}", crate::io::durable::unique_name());
         let ingest = context.store.trees().try_begin(&place)?;
-        let ingest = ingest.ok_or_else(|| Error::new(ErrorKind::Internal, "a fresh working place is taken"))?;
+        let ingest =
+            ingest.ok_or_else(|| Error::new(ErrorKind::Internal, "a fresh working place is taken"))?;
         return Ok(((Unpack::Extract(ingest), None), None));
     }
     if layer.digest.is_none() && diff_id.is_none() {
@@ -266,7 +272,7 @@ fn claim_tree(context: &Context<'_>, layer: &mut Layer) -> Result<(TreeToExtract
 
 /// Settles a tree that is there. `Some` if nothing needs to be claimed: nothing is to be done, or only a proof is
 /// missing that this blob unpacks to that tree.
-fn tree_there(context: &Context<'_>, layer: &mut Layer) -> Result<Option<Unpack>> {
+fn tree_there<'s>(context: &Context<'s>, layer: &mut Layer) -> Result<Option<Unpack<'s>>> {
     let metadata = context.store.metadata();
     let known = match &layer.digest {
         Some(digest) => metadata.layer_get(digest)?,
@@ -293,19 +299,19 @@ fn tree_there(context: &Context<'_>, layer: &mut Layer) -> Result<Option<Unpack>
 }
 
 /// Runs the owned work in lanes, biggest first, and takes the results in.
-fn work_off(
-    context: &Context<'_>,
+fn work_off<'s>(
+    context: &Context<'s>,
     archive: Option<&Seekable>,
     layers: &mut [Layer],
-    mut owned: Vec<Owned>,
+    mut owned: Vec<Owned<'s>>,
 ) -> Result<()> {
-    let size = |work: &Owned| layers[work.index].size_bytes.unwrap_or(0);
+    let size = |work: &Owned<'_>| layers[work.index].size_bytes.unwrap_or(0);
     owned.sort_by_key(|work| std::cmp::Reverse(size(work)));
     let total: u64 = owned.iter().map(size).sum();
     let lanes = context.threads.min(owned.len()).max(1);
     let shared: &[Layer] = layers;
     let cancel = context.cancel.child();
-    let work = |work: Owned| -> Result<(usize, Layer)> {
+    let work = |work: Owned<'s>| -> Result<(usize, Layer)> {
         let layer = &shared[work.index];
         let index = work.index;
         // A layer that is most of the work would keep one core busy and leave the others idle.
@@ -314,7 +320,7 @@ fn work_off(
         let bring = || bring(context, layer, work, source, side_by_side, &cancel);
         bring().doing(|| format!("cannot import layer {}", layer.key())).map(|layer| (index, layer))
     };
-    let feed = |lanes: &Lanes<'_, Owned>| owned.into_iter().try_for_each(|work| lanes.send(work));
+    let feed = |lanes: &Lanes<'_, Owned<'s>>| owned.into_iter().try_for_each(|work| lanes.send(work));
     let start = crate::layer::use_private_umask;
     let ((), results) = Lanes::scope(lanes, &cancel, start, work, feed)?;
     for (index, layer) in results {
@@ -340,11 +346,11 @@ fn source<'a>(
 }
 
 /// Brings one layer through its stages and publishes what came of it.
-fn bring(
-    context: &Context<'_>,
+fn bring<'s>(
+    context: &Context<'s>,
     layer: &Layer,
-    work: Owned,
-    source: Box<dyn Read + Send + '_>,
+    work: Owned<'s>,
+    source: Box<dyn Read + Send + 's>,
     side_by_side: bool,
     cancel: &crate::parallel::Cancel,
 ) -> Result<Layer> {
@@ -364,7 +370,14 @@ fn bring(
         clock: &context.clock,
     };
     let size_bytes = layer.size_bytes;
-    let job = LayerJob { source, size_bytes, sink: work.sink, unpack: work.unpack, speculative: false, side_by_side };
+    let job = LayerJob {
+        source,
+        size_bytes,
+        sink: work.sink,
+        unpack: work.unpack,
+        speculative: false,
+        side_by_side,
+    };
     let done = run(job, &layer_work)?;
     let mut layer = layer.clone();
     publish(context, &mut layer, done, work.blob_guard, work.tree_guard)?;
@@ -379,7 +392,7 @@ fn bring(
 pub(crate) fn publish(
     context: &Context<'_>,
     layer: &mut Layer,
-    mut done: LayerDone,
+    mut done: LayerDone<'_>,
     blob_guard: Option<Guard>,
     tree_guard: Option<Guard>,
 ) -> Result<()> {
@@ -397,7 +410,7 @@ pub(crate) fn publish(
     Ok(())
 }
 
-fn publish_blob(context: &Context<'_>, layer: &mut Layer, done: &mut LayerDone) -> Result<()> {
+fn publish_blob(context: &Context<'_>, layer: &mut Layer, done: &mut LayerDone<'_>) -> Result<()> {
     match &mut done.sink {
         Sink::Write(ingest) => {
             context.hold(vec![Resource::Blob(done.digest)])?;
@@ -427,7 +440,12 @@ fn check_digest(expected: Option<&Digest>, actual: &Digest) -> Result<()> {
     }
 }
 
-fn publish_tree(context: &Context<'_>, layer: &mut Layer, unpacking: Unpacking, codec: Codec) -> Result<()> {
+fn publish_tree(
+    context: &Context<'_>,
+    layer: &mut Layer,
+    unpacking: Unpacking<'_>,
+    codec: Codec,
+) -> Result<()> {
     let Unpacking { diff_id, bytes, tree } = unpacking;
     if let Some(claimed) = &layer.claimed_diff_id {
         check_diff_id(claimed, &diff_id)?;
@@ -439,10 +457,13 @@ fn publish_tree(context: &Context<'_>, layer: &mut Layer, unpacking: Unpacking, 
     }
     // Only a proof was wanted; the next round finds the tree.
     let Some((ingest, applied)) = tree else { return Ok(()) };
-    applied.notices.into_iter().for_each(|notice| context.notice(format!("layer {}: {notice}", diff_id.0.short())));
+    applied
+        .notices
+        .into_iter()
+        .for_each(|notice| context.notice(format!("layer {}: {notice}", diff_id.0.short())));
     context.hold(vec![Resource::Tree(diff_id)])?;
     let mut record = applied.record;
-    record.diff_id = diff_id;
+    record.diff_id = Some(diff_id);
     if metadata.tree_get(&diff_id)?.is_none() {
         // What lies there without a record of its own was never finished.
         trees.remove(&diff_id)?;

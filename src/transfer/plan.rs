@@ -44,8 +44,11 @@ pub(crate) fn plan(
     found: Found,
     describe: &mut dyn FnMut(&FoundLayer) -> Result<Layer>,
 ) -> Result<Plan> {
-    let mut skipped: Vec<SkippedReport> =
-        found.skipped.into_iter().map(|s| SkippedReport { descriptor: s.descriptor, reason: s.reason }).collect();
+    let mut skipped: Vec<SkippedReport> = found
+        .skipped
+        .into_iter()
+        .map(|s| SkippedReport { descriptor: s.descriptor, reason: s.reason })
+        .collect();
     let mut images = Vec::new();
     let mut table = Table::default();
     for mut image in name(found.images, context.options)? {
@@ -67,7 +70,8 @@ fn name(mut images: Vec<FoundImage>, options: &ImportOptions) -> Result<Vec<Foun
     match images.as_mut_slice() {
         [image] => image.names = options.tags.clone(),
         several => {
-            let message = format!("the archive has {} images, and a name can be given to one only", several.len());
+            let message =
+                format!("the archive has {} images, and a name can be given to one only", several.len());
             return Err(Error::new(ErrorKind::InvalidArgument, message).with_hint("import it without --tag"));
         }
     }
@@ -92,7 +96,11 @@ fn choose(
         Some(best) => best,
         // There is nothing to choose from, and nobody asked for another platform: what `docker load` does.
         None if lenient && manifests.len() == 1 && image.documents.is_empty() => {
-            context.notice(format!("{} is for {}, this machine is {host}", shown(image), manifests[0].platform));
+            context.notice(format!(
+                "{} is for {}, this machine is {host}",
+                shown(image),
+                manifests[0].platform
+            ));
             0
         }
         None => return Err(no_platform(image, &manifests, wanted)),
@@ -111,7 +119,8 @@ fn choose(
 
 /// How a message calls an image.
 fn shown(image: &FoundImage) -> String {
-    let unnamed = || image.target.as_ref().map_or("the image".to_string(), |target| target.digest.to_string());
+    let unnamed =
+        || image.target.as_ref().map_or("the image".to_string(), |target| target.digest.to_string());
     image.names.first().map_or_else(unnamed, Reference::to_string)
 }
 
@@ -138,7 +147,10 @@ impl Table {
     ) -> Result<PlanManifest> {
         let limit = context.options.limits.layers;
         if found.layers.len() > limit {
-            return Err(Error::limit(format!("the image has {} layers, at most {limit} are allowed", found.layers.len())));
+            return Err(Error::limit(format!(
+                "the image has {} layers, at most {limit} are allowed",
+                found.layers.len()
+            )));
         }
         let mut unpack = context.options.unpack;
         let mut layers = Vec::with_capacity(found.layers.len());
@@ -168,13 +180,15 @@ impl Table {
 
 /// A foreign layer that the archive left out on purpose. It is never fetched.
 fn absent_foreign(context: &Context<'_>, layer: &FoundLayer) -> Result<Option<SkippedReport>> {
-    let Some(descriptor) = layer.descriptor.as_ref().filter(|d| layer.member.is_none() && d.is_foreign()) else {
+    let Some(descriptor) = layer.descriptor.as_ref().filter(|d| layer.member.is_none() && d.is_foreign())
+    else {
         return Ok(None);
     };
     if context.has_blob(&descriptor.digest, Some(descriptor.size))? {
         return Ok(None);
     }
-    let reason = "a foreign layer that the archive leaves out; its image is stored and cannot be unpacked".to_string();
+    let reason =
+        "a foreign layer that the archive leaves out; its image is stored and cannot be unpacked".to_string();
     Ok(Some(SkippedReport { descriptor: descriptor.digest.to_string(), reason }))
 }
 

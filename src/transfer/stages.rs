@@ -225,7 +225,9 @@ fn inflate_all(mut inner: impl Read, to_extract: &Sender<Result<Chunk>>, to_hash
                 return;
             }
         }
-        if to_hash.is_some_and(|to_hash| to_hash.send(Arc::clone(&chunk)).is_err()) || to_extract.send(Ok(Arc::clone(&chunk))).is_err() {
+        if to_hash.is_some_and(|to_hash| to_hash.send(Arc::clone(&chunk)).is_err())
+            || to_extract.send(Ok(Arc::clone(&chunk))).is_err()
+        {
             return;
         }
         out.push_back(chunk);
@@ -240,7 +242,8 @@ mod tests {
     fn side_by_side_gives_what_one_thread_gives() {
         let bytes: Vec<u8> = (0..3_000_000u32).map(|i| (i / 7) as u8).collect();
         let mut copy = Vec::new();
-        let (count, digest, size) = side_by_side(&bytes[..], |piped| Ok(piped.read_to_end(&mut copy)?)).expect("reads");
+        let (count, digest, size) =
+            side_by_side(&bytes[..], |piped| Ok(piped.read_to_end(&mut copy)?)).expect("reads");
         assert_eq!((count, size), (bytes.len(), bytes.len() as u64));
         assert!(copy == bytes);
         assert_eq!(digest, Digest::of(&bytes));

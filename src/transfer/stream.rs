@@ -40,13 +40,13 @@ pub(crate) struct PassedLayer {
 }
 
 /// A member on its way through a lane.
-struct Job {
+struct Job<'s> {
     name: MemberName,
     size_bytes: u64,
     digest: Option<Digest>,
     source: Box<dyn Read + Send>,
     sink: Sink,
-    unpack: Unpack,
+    unpack: Unpack<'s>,
     blob_guard: Option<Guard>,
     tree_guard: Option<Guard>,
     stalled: bool,
@@ -59,10 +59,10 @@ fn queue_chunks(context: &Context<'_>) -> usize {
 }
 
 /// Reads the whole stream.
-pub(crate) fn read(context: &Context<'_>, stream: &mut Stream) -> Result<Passed> {
+pub(crate) fn read<'s>(context: &Context<'s>, stream: &mut Stream) -> Result<Passed> {
     let cancel = context.cancel.child();
-    let work = |job: Job| bring(context, job, &cancel);
-    let feed = |lanes: &Lanes<'_, Job>| feed(context, stream, lanes, &cancel);
+    let work = |job: Job<'s>| bring(context, job, &cancel);
+    let feed = |lanes: &Lanes<'_, Job<'s>>| feed(context, stream, lanes, &cancel);
     let start = crate::layer::use_private_umask;
     let (mut passed, brought) = Lanes::scope(context.threads, &cancel, start, work, feed)?;
     for (name, layer) in brought {
@@ -83,7 +83,12 @@ impl Passed {
     }
 }
 
-fn feed(context: &Context<'_>, stream: &mut Stream, lanes: &Lanes<'_, Job>, cancel: &Cancel) -> Result<Passed> {
+fn feed<'s>(
+    context: &Context<'s>,
+    stream: &mut Stream,
+    lanes: &Lanes<'_, Job<'s>>,
+    cancel: &Cancel,
+) -> Result<Passed> {
     let mut passed = Passed { documents: KeptDocuments::default(), layers: HashMap::new() };
     let limits = &context.options.limits;
     let mut kept_bytes = 0;
@@ -102,14 +107,17 @@ fn feed(context: &Context<'_>, stream: &mut Stream, lanes: &Lanes<'_, Job>, canc
         if is_document(&mut member, limits.json_bytes)? {
             kept_bytes += member.size_bytes();
             if kept_bytes > limits.json_total_bytes {
-                return Err(Error::limit("the archive's manifests and configurations are too large together"));
+                return Err(Error::limit(
+                    "the archive's manifests and configurations are too large together",
+                ));
             }
             let mut bytes = Vec::with_capacity(member.size_bytes() as usize);
             member.read_to_end(&mut bytes).doing(|| format!("cannot read {name}"))?;
             passed.documents.add_document(&name, bytes)?;
             continue;
         }
-        let fed = feed_member(context, &mut member, lanes, cancel).doing(|| format!("cannot import {name}"))?;
+        let fed =
+            feed_member(context, &mut member, lanes, cancel).doing(|| format!("cannot import {name}"))?;
         if let Some(layer) = fed {
             passed.insert(name, PassedLayer { layer, unpack_error: None, contradicted: false });
         }
@@ -141,19 +149,15 @@ fn announced_digest(name: &MemberName) -> Option<Digest> {
 }
 
 /// Sends a member to a lane. `Some` if it did not have to be.
-fn feed_member(
-    context: &Context<'_>,
+fn feed_member<'s>(
+    context: &Context<'s>,
     member: &mut StreamMember<'_>,
-    lanes: &Lanes<'_, Job>,
+    lanes: &Lanes<'_, Job<'s>>,
     cancel: &Cancel,
 ) -> Result<Option<Layer>> {
     let announced = announced_digest(member.name());
     let size_bytes = member.size_bytes();
-    let base = Layer {
-        digest: announced,
-        size_bytes: Some(size_bytes),
-        ..Layer::default()
-    };
+    let base = Layer { digest: announced, size_bytes: Some(size_bytes), ..Layer::default() };
     context.event(Event::BlobStarted { key: member.name().to_string(), size_bytes, layer: true });
     let claim = match announced {
         Some(digest) => match claim(context, member.name(), &digest, size_bytes)? {
@@ -224,7 +228,8 @@ fn claim(context: &Context<'_>, name: &MemberName, digest: &Digest, size_bytes: 
                 context.event(Event::Waited { key: digest.to_string(), duration });
                 outcome = Outcome::Shared;
                 if end == WaitEnd::Stalled {
-                    context.notice(format!("another import of {digest} showed no progress and was overtaken"));
+                    context
+                        .notice(format!("another import of {digest} showed no progress and was overtaken"));
                     return Ok(Found::Owned(Ownership { stalled: true, ..Ownership::default() }));
                 }
             }
@@ -233,7 +238,12 @@ fn claim(context: &Context<'_>, name: &MemberName, digest: &Digest, size_bytes: 
 }
 
 /// A member that the store has under the digest that its name carries. With `--verify-source` it is hashed all the same.
-fn pass_over(context: &Context<'_>, member: &mut StreamMember<'_>, base: Layer, outcome: Outcome) -> Result<Layer> {
+fn pass_over(
+    context: &Context<'_>,
+    member: &mut StreamMember<'_>,
+    base: Layer,
+    outcome: Outcome,
+) -> Result<Layer> {
     if context.options.verify_source
         && let Some(expected) = base.digest
     {
@@ -303,12 +313,12 @@ fn compare(context: &Context<'_>, member: &mut StreamMember<'_>, cancel: &Cancel
 }
 
 /// Starts a lane on a member and feeds it to its end.
-fn dispatch(
-    context: &Context<'_>,
+fn dispatch<'s>(
+    context: &Context<'s>,
     member: &mut StreamMember<'_>,
     announced: Option<Digest>,
     claim: Ownership,
-    lanes: &Lanes<'_, Job>,
+    lanes: &Lanes<'_, Job<'s>>,
     cancel: &Cancel,
 ) -> Result<()> {
     let (unpack, tree_guard) = speculate(context, announced, claim.stalled)?;
@@ -340,7 +350,11 @@ fn dispatch(
 }
 
 /// Claims the tree of a member that may be a layer. Not getting it is fine: the layer is looked at again at the end.
-fn speculate(context: &Context<'_>, announced: Option<Digest>, stalled: bool) -> Result<(Unpack, Option<Guard>)> {
+fn speculate<'s>(
+    context: &Context<'s>,
+    announced: Option<Digest>,
+    stalled: bool,
+) -> Result<(Unpack<'s>, Option<Guard>)> {
     if !context.options.unpack {
         return Ok((Unpack::No, None));
     }
@@ -411,13 +425,13 @@ impl Read for ChunkReader {
     }
 }
 
-fn bring(context: &Context<'_>, job: Job, cancel: &Cancel) -> Result<(MemberName, PassedLayer)> {
-    let name = job.name;
+fn bring(context: &Context<'_>, job: Job<'_>, cancel: &Cancel) -> Result<(MemberName, PassedLayer)> {
+    let Job { name, size_bytes, digest, source, sink, unpack, blob_guard, tree_guard, stalled } = job;
     let key = name.to_string();
-    let stage = if matches!(job.unpack, Unpack::No) { Stage::Ingesting } else { Stage::Unpacking };
+    let stage = if matches!(unpack, Unpack::No) { Stage::Ingesting } else { Stage::Unpacking };
     context.event(Event::BlobStage { key: key.clone(), stage });
     let advanced = |bytes: u64| {
-        job.blob_guard.iter().chain(&job.tree_guard).for_each(Guard::beat);
+        blob_guard.iter().chain(&tree_guard).for_each(Guard::beat);
         context.event(Event::BlobAdvanced { key: key.clone(), bytes });
     };
     let work = LayerWork {
@@ -427,35 +441,23 @@ fn bring(context: &Context<'_>, job: Job, cancel: &Cancel) -> Result<(MemberName
         advanced: &advanced,
         clock: &context.clock,
     };
-    let mut layer = Layer { digest: job.digest, size_bytes: Some(job.size_bytes), ..Layer::default() };
-    layer.set_stalled(job.stalled);
-    let layer_job = LayerJob {
-        source: job.source,
-        size_bytes: Some(job.size_bytes),
-        sink: job.sink,
-        unpack: job.unpack,
-        speculative: true,
-        side_by_side: false,
+    let size = Some(size_bytes);
+    let job = LayerJob { source, size_bytes: size, sink, unpack, speculative: true, side_by_side: false };
+    let doing = || format!("cannot import {name}");
+    let mut done = run(job, &work).doing(doing)?;
+    let unpack_error = match done.unpacking.take_if(|unpacking| unpacking.is_err()) {
+        Some(Err(error)) => Some(error),
+        _ => None,
     };
-    let mut brought = || -> Result<PassedLayer> {
-        let mut done = run(layer_job, &work)?;
-        // A name that only looks like a digest is no announcement: `<hex>.tar` may be the id of a legacy layer.
-        if !name.as_bytes().starts_with(b"blobs/") {
-            layer.digest = None;
-        }
-        let unpack_error = match done.unpacking.take_if(|unpacking| unpacking.is_err()) {
-            Some(Err(error)) => Some(error),
-            _ => None,
-        };
-        if let Some(Ok(unpacking)) = &done.unpacking {
-            context.event(Event::TreeClaimed(unpacking.diff_id));
-        }
-        publish(context, &mut layer, done, job.blob_guard, job.tree_guard)?;
-        Ok(PassedLayer { layer: std::mem::take(&mut layer), unpack_error, contradicted: false })
-    };
-    let brought = brought().doing(|| format!("cannot import {name}"))?;
-    finished(context, &name, brought.layer.blob.unwrap_or(Outcome::None));
-    Ok((name, brought))
+    if let Some(Ok(unpacking)) = &done.unpacking {
+        context.event(Event::TreeClaimed(unpacking.diff_id));
+    }
+    // A name that only looks like a digest is no announcement: `<hex>.tar` may be the id of a legacy layer.
+    let announced = digest.filter(|_| name.as_bytes().starts_with(b"blobs/"));
+    let mut layer = Layer { digest: announced, size_bytes: size, stalled, ..Layer::default() };
+    publish(context, &mut layer, done, blob_guard, tree_guard).doing(doing)?;
+    finished(context, &name, layer.blob.unwrap_or(Outcome::None));
+    Ok((name, PassedLayer { layer, unpack_error, contradicted: false }))
 }
 
 /// Reads the whole stream for its documents alone, for a plan.

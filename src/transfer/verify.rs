@@ -14,8 +14,9 @@ use std::io::Read;
 /// Checks the members of layers that were not read by this import, several at once.
 pub(crate) fn verify_members(context: &Context<'_>, archive: &Seekable, layers: &[Layer]) -> Result<()> {
     let unread = |layer: &&Layer| layer.blob != Some(Outcome::New);
-    let members: Vec<_> = layers.iter().filter(unread).filter_map(|layer| layer.member.as_ref().zip(layer.digest)).collect();
-    context.store.pool(context.threads)?.install(|| {
+    let members: Vec<_> =
+        layers.iter().filter(unread).filter_map(|layer| layer.member.as_ref().zip(layer.digest)).collect();
+    context.pool.install(|| {
         members.par_iter().try_for_each(|(member, digest)| {
             verify(context, archive, member, digest).doing(|| format!("cannot verify {member}"))
         })

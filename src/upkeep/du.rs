@@ -1,7 +1,7 @@
 //! What takes the room.
 
+use super::measure::{measure, names};
 use super::reach::Reach;
-use super::remove::{measure, names};
 use crate::error::{Result, ResultExt};
 use crate::io::durable;
 use crate::metadata::ImageRow;

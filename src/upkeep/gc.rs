@@ -4,16 +4,18 @@
 //! the two leaves files without rows, which the next collection finds. A removal that fails is reported and does not
 //! keep the others from happening.
 
+use super::measure::{measure, names};
 use super::reach::{Reach, reach};
-use super::remove::{empty_out, measure, names, remove};
 use crate::content::ContentStore;
 use crate::error::{Result, ResultExt};
-use crate::io::{durable, locked::LockedDir};
+use crate::io::{durable, locked::LockedDir, remove::remove_tree};
 use crate::metadata::ImageRow;
 use crate::oci::{DiffId, Digest};
 use crate::parallel::Cancel;
 use crate::store::Store;
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs;
+use rustix::io::Errno;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -247,6 +249,17 @@ fn is_abandoned(store: &Store, name: &str) -> bool {
     }
 }
 
+/// Takes a directory away from its final name first, so that a crash leaves no half of it there. `trash` is swept by
+/// every collection. One that is gone already is fine.
+fn remove_aside(parent: BorrowedFd<'_>, name: &str, trash: BorrowedFd<'_>) -> Result<()> {
+    let aside = format!("removed-{}", durable::unique_name());
+    match fs::renameat(parent, name, trash, aside.as_str()) {
+        Ok(()) => remove_tree(trash, &aside),
+        Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 struct Sweep<'a> {
     store: &'a Store,
     report: GcReport,
@@ -275,7 +288,7 @@ impl Sweep<'_> {
     ) -> Result<()> {
         let dir = durable::open_dir(self.store.root(), parent)?;
         for (name, bytes) in sizes {
-            if let Err(error) = remove(dir.as_fd(), name, self.store.content().ingests().as_fd()) {
+            if let Err(error) = remove_aside(dir.as_fd(), name, self.store.content().ingests().as_fd()) {
                 let count = counter(&mut self.report);
                 *count = count.saturating_sub(1);
                 self.report.bytes_freed -= bytes;
@@ -290,7 +303,7 @@ impl Sweep<'_> {
         for (name, bytes) in sizes {
             // Locked while it goes, so that nobody starts in a directory that loses its files.
             let _held = LockedDir::try_existing(ingests, name);
-            if let Err(error) = empty_out(ingests.as_fd(), name) {
+            if let Err(error) = remove_tree(ingests.as_fd(), name) {
                 self.report.ingests_removed -= 1;
                 self.report.bytes_freed -= bytes;
                 self.fail(format!("ingest/{name}"), error);

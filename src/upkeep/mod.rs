@@ -2,8 +2,8 @@
 
 pub mod du;
 pub mod gc;
+mod measure;
 mod reach;
-mod remove;
 
 pub use du::{DuReport, ImageUsage, Share, du};
 pub use gc::{GcFailure, GcOptions, GcReport, gc, would_free};

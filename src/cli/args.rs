@@ -1,0 +1,446 @@
+//! The words of the command line, as types. Every string that has a meaning is parsed here, with an error that names
+//! the argument; what follows works with the types.
+
+use super::size::parse_size;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use transload::{Platform, Reference};
+
+/// Commands that later releases bring: the words are kept free, and nothing is listed that does nothing.
+pub const RESERVED: [&str; 9] =
+    ["pull", "push", "fsck", "doctor", "leases", "pin", "restore", "prewarm", "stats"];
+
+/// Import container images from archives: every byte verified, every blob written once, every layer extracted once.
+#[derive(Debug, Parser)]
+#[command(name = "transload", version, propagate_version = false, subcommand_required = true)]
+#[command(arg_required_else_help = true, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  transload import alpine.tar.gz          import every image of an archive
+  transload images                        list what is there
+  transload inspect --tree alpine         show an image's root filesystem
+  transload mount alpine /mnt             mount it, read-only
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the input is at fault, 4 not found, 5 busy, 130 cancelled.";
+
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The store's directory [default: $TRANSLOAD_STORE; /var/lib/transload for root, ~/.local/share/transload else]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
+    pub store: Option<PathBuf>,
+    /// Print one JSON object on stdout instead of text
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// How to show progress on stderr
+    #[arg(long, global = true, value_name = "HOW", default_value = "auto", help_heading = "Global options")]
+    pub progress: ProgressMode,
+    /// Say nothing but errors on stderr
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global options")]
+    pub quiet: bool,
+    /// Say what was left out or changed on purpose; twice: say what happens
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
+    pub verbose: u8,
+    /// When to use colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Global options")]
+    pub color: ColorMode,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProgressMode {
+    /// Bars on a terminal, plain otherwise
+    Auto,
+    /// A bar for each layer
+    Bars,
+    /// One line for each image
+    Plain,
+    /// One JSON object for each event
+    Json,
+    /// Nothing
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ColorMode {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Import(Import),
+    Images(Images),
+    Inspect(Inspect),
+    History(Named),
+    Tag(Tag),
+    Rm(Rm),
+    Mount(Mount),
+    Umount(Umount),
+    Unpack(Unpack),
+    Bundle(Bundle),
+    Export(Export),
+    Du(Du),
+    Gc(Gc),
+    Completions(Completions),
+}
+
+/// Import images from archives: docker-save, OCI layout as tar or directory; plain, gzip, zstd, xz or bzip2
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  transload import alpine.tar.gz
+  transload import base.tar app.tar.zst
+  curl -fL https://example.com/app.tar.zst | transload import -
+  transload import --tag example.com/app:v2 app-layout/
+  transload import --platform linux/arm64 multi.tar
+  transload import --dry-run app.tar")]
+pub struct Import {
+    /// Archives or layout directories; - is stdin
+    #[arg(required = true, value_name = "ARCHIVE")]
+    pub archives: Vec<PathBuf>,
+    /// Name the image so, instead of what the archive says (repeatable)
+    #[arg(long = "tag", value_name = "NAME", value_parser = parse_reference)]
+    pub tags: Vec<Reference>,
+    /// Choose this platform of a multi-platform image [default: the host's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = parse_platform)]
+    pub platform: Option<Platform>,
+    /// Import every platform that is in the archive
+    #[arg(long, conflicts_with = "platform")]
+    pub all_platforms: bool,
+    /// Store the blobs and do not extract the layers
+    #[arg(long)]
+    pub no_unpack: bool,
+    /// Do not keep the layers' compressed blobs (the image can then not be exported)
+    #[arg(long, conflicts_with = "no_unpack")]
+    pub discard_blobs: bool,
+    /// Read and verify what is already present, too
+    #[arg(long)]
+    pub verify_source: bool,
+    /// Print what would be done and do nothing
+    #[arg(long, conflicts_with = "audit")]
+    pub dry_run: bool,
+    /// Do not wait until the disk has everything (a crash may cost the import)
+    #[arg(long)]
+    pub no_sync: bool,
+    /// Refuse to move a name from the image that has it
+    #[arg(long)]
+    pub no_retag: bool,
+    /// Prove that each blob was written once and each layer extracted once
+    #[arg(long)]
+    pub audit: bool,
+    /// Without privilege: leave out owners that cannot be set
+    #[arg(long)]
+    pub ignore_chown: bool,
+    /// How many layers to work on at once [default: the number of processors]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Memory for data in flight, such as 64MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub memory: Option<u64>,
+    /// How layers become root filesystems (decided when the store is made)
+    #[arg(long, value_name = "KIND")]
+    pub snapshotter: Option<SnapshotterChoice>,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SnapshotterChoice {
+    /// Layers are shared and stacked by the kernel's overlayfs
+    Overlay,
+    /// Full copies, for filesystems without overlayfs
+    Plain,
+}
+
+/// Each replaces the field of the same meaning in `transload::Limits`.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// Refuse layers that unpack to more than this
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub max_layer_size: Option<u64>,
+    /// Refuse layers with more entries than this
+    #[arg(long, value_name = "N")]
+    pub max_entries: Option<u64>,
+    /// Refuse images with more layers than this
+    #[arg(long, value_name = "N")]
+    pub max_layers: Option<usize>,
+    /// Refuse manifests, indexes and configurations larger than this
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub max_json_size: Option<u64>,
+    /// Refuse archives with more members than this
+    #[arg(long, value_name = "N")]
+    pub max_members: Option<u64>,
+}
+
+/// List the images
+#[derive(Debug, Args)]
+#[command(
+    visible_alias = "ls",
+    after_help = "\
+Examples:
+  transload images
+  transload images --digests
+  transload --json images | jq -r '.images[].name'"
+)]
+pub struct Images {
+    /// Show whole digests
+    #[arg(long)]
+    pub digests: bool,
+}
+
+/// Show an image's configuration and layers, or its root filesystem
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  transload inspect alpine
+  transload inspect --tree alpine
+  transload inspect --tree --depth 4 sha256:3f2a
+  transload --json inspect alpine | jq .image_config.config.Env")]
+pub struct Inspect {
+    /// A name, a digest, or the beginning of one
+    pub name: String,
+    /// Show the root filesystem as a tree
+    #[arg(long)]
+    pub tree: bool,
+    /// How deep to show the tree
+    #[arg(long, value_name = "N", default_value_t = 2, requires = "tree")]
+    pub depth: usize,
+}
+
+/// Show how an image was built
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  transload history alpine\n  transload --json history alpine:3.20")]
+pub struct Named {
+    /// A name, a digest, or the beginning of one
+    pub name: String,
+}
+
+/// Give an image one more name
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  transload tag alpine registry.example.com/base:1")]
+pub struct Tag {
+    /// A name, a digest, or the beginning of one
+    pub name: String,
+    /// The new name
+    #[arg(value_parser = parse_reference)]
+    pub new: Reference,
+}
+
+/// Remove names; the next gc frees what nothing else uses
+#[derive(Debug, Args)]
+#[command(
+    visible_alias = "rmi",
+    after_help = "\
+Examples:
+  transload rm alpine:3.19
+  transload rm alpine busybox && transload gc"
+)]
+pub struct Rm {
+    /// Names of images
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// Mount an image, list what is mounted, or run a command inside an image
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "transload mount [--rw] NAME DIR\n       transload mount [--rw] NAME -- COMMAND [ARGUMENT]...\n       transload mount",
+    after_help = "\
+Examples:
+  transload mount alpine /mnt                  read-only
+  transload mount --rw alpine /mnt             with a directory of its own for changes
+  transload mount alpine -- cat /etc/os-release
+  transload mount                              list the mounts
+  transload umount /mnt
+
+A command runs in a mount namespace of its own with the image as its root; that is a convenience and no sandbox.
+Without privilege only that form works: a mount made there ends with the command."
+)]
+pub struct Mount {
+    /// A name, a digest, or the beginning of one
+    pub name: Option<String>,
+    /// Where to mount it
+    #[arg(value_name = "DIR", conflicts_with = "command")]
+    pub dir: Option<PathBuf>,
+    /// Make it writable; changes go to a directory of their own
+    #[arg(long, requires = "name")]
+    pub rw: bool,
+    /// Run this inside the image
+    #[arg(last = true, value_name = "COMMAND", requires = "name")]
+    pub command: Vec<OsString>,
+}
+
+/// Take down a mount or a bundle
+#[derive(Debug, Args)]
+#[command(visible_alias = "unmount", after_help = "Examples:\n  transload umount /mnt")]
+pub struct Umount {
+    /// Where it is mounted; for a bundle, the bundle's directory
+    #[arg(required = true, value_name = "DIR")]
+    pub dirs: Vec<PathBuf>,
+}
+
+/// Write an image's root filesystem into a plain directory
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  transload unpack alpine ./rootfs")]
+pub struct Unpack {
+    /// A name, a digest, or the beginning of one
+    pub name: String,
+    /// A new or empty directory
+    pub dir: PathBuf,
+}
+
+/// Make an OCI runtime bundle that runc and crun run
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  transload bundle alpine ./box && cd box && runc run mybox
+  transload bundle alpine ./box -- /bin/echo hello
+  transload umount ./box")]
+pub struct Bundle {
+    /// A name, a digest, or the beginning of one
+    pub name: String,
+    /// The bundle's directory: new or empty
+    pub dir: PathBuf,
+    /// Give the container a terminal
+    #[arg(short = 't', long)]
+    pub tty: bool,
+    /// Make the root filesystem read-only inside the container
+    #[arg(long)]
+    pub read_only: bool,
+    /// Run this instead of the image's entrypoint and command
+    #[arg(last = true, value_name = "COMMAND")]
+    pub args: Vec<String>,
+}
+
+/// Write images into an archive that docker, podman and containerd load
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  transload export alpine -o alpine.tar
+  transload export --format docker -o - alpine | docker load
+  transload export --format docker -o - alpine | ctr images import -")]
+pub struct Export {
+    /// Names of images
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// The archive to write; - is stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// What to write
+    #[arg(long, value_name = "FORMAT", default_value = "oci")]
+    pub format: FormatChoice,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatChoice {
+    /// An OCI image layout
+    Oci,
+    /// An OCI image layout with manifest.json, which docker load and podman load read, too
+    Docker,
+}
+
+/// Show what the store takes on disk
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  transload du\n  transload --json du | jq .reclaimable_bytes")]
+pub struct Du {}
+
+/// Remove what no image, lease or mount needs
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  transload gc\n  transload gc --dry-run")]
+pub struct Gc {
+    /// Say what would be removed and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Print a completion script for a shell
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  transload completions bash > /etc/bash_completion.d/transload
+  transload completions zsh > ~/.zfunc/_transload
+  transload completions fish > ~/.config/fish/completions/transload.fish")]
+pub struct Completions {
+    /// The shell
+    pub shell: Shell,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+fn parse_reference(text: &str) -> Result<Reference, transload::Error> {
+    text.parse()
+}
+
+fn parse_platform(text: &str) -> Result<Platform, transload::Error> {
+    text.parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound_and_every_command_has_examples() {
+        let mut command = Cli::command();
+        command.build();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            let help = sub.get_after_help().map(|help| help.to_string()).unwrap_or_default();
+            assert!(help.contains("Examples:"), "{}", sub.get_name());
+            assert!(!RESERVED.contains(&sub.get_name()), "{} is reserved", sub.get_name());
+        }
+    }
+
+    #[test]
+    fn arguments_mean_what_the_reference_says() {
+        let ok = |words: &str| Cli::try_parse_from(words.split(' ')).expect(words);
+        let Command::Import(import) =
+            ok("transload import a.tar - --tag x --tag y:1 --memory 64MiB --max-entries 5 --platform linux/arm64")
+                .command
+        else {
+            panic!("not an import")
+        };
+        assert_eq!(import.archives.len(), 2);
+        assert_eq!(import.tags[0].to_string(), "docker.io/library/x:latest");
+        assert_eq!((import.memory, import.limits.max_entries), (Some(64 << 20), Some(5)));
+        let Command::Mount(mount) = ok("transload mount alpine -- ls -la /").command else {
+            panic!("not a mount")
+        };
+        assert_eq!(mount.command.len(), 3);
+        assert!(ok("transload ls --json -v").global.json);
+        for bad in [
+            "transload import",
+            "transload import --memory lots a",
+            "transload import --tag UPPER a",
+            "transload import --threads 0 a",
+            "transload import --no-unpack --discard-blobs a",
+            "transload import --platform linux --all-platforms a",
+            "transload mount --rw",
+            "transload mount a b -- c",
+            "transload export a",
+            "transload inspect --depth 3 a",
+            "transload pull a",
+            "transload -q -v images",
+        ] {
+            assert!(Cli::try_parse_from(bad.split(' ')).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,574 @@
+//! The commands: each opens the engine, asks it for one thing, and shows the answer as text or as JSON.
+//!
+//! What the engine answers is turned into the views here and nowhere else, so that the JSON stays as it is when the
+//! library changes.
+
+use super::args::{self, Cli, Command, FormatChoice, Global, Shell, SnapshotterChoice};
+use super::output::tree::{Node, NodeKind};
+use super::output::{self, Style, human, json};
+use super::size::rfc3339;
+use super::store::{Surroundings, directory};
+use super::{Failure, exit, inside, signals, views};
+use clap::CommandFactory;
+use rustix::fs::{FileType, SeekFrom, fstat, seek};
+use serde::Serialize;
+use serde_json::Value;
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use transload::engine::{
+    DuPart, Engine, EngineOptions, ExportFormat, GcOptions, Image, Input, MountOptions, SnapshotterKind,
+    TreeEntry,
+};
+use transload::transfer::bundle::{BundleOptions, Rootless};
+use transload::transfer::options::ImportOptions;
+use transload::transfer::report::ImportReport;
+use transload::{Cancel, Error, ErrorKind, PlatformChoice, Result, ResultExt};
+
+type Done = std::result::Result<u8, Failure>;
+
+/// What every command needs.
+pub struct Context {
+    pub global: Global,
+    pub surroundings: Surroundings,
+    pub style: Style,
+}
+
+/// Runs one command; the number is the exit code.
+pub fn run(cli: Cli) -> Done {
+    let style = Style::for_stdout(cli.global.color);
+    let context = Context { surroundings: Surroundings::of_process(), style, global: cli.global };
+    match cli.command {
+        Command::Import(args) => import(&context, args),
+        Command::Images(args) => images(&context, &args),
+        Command::Inspect(args) if args.tree => tree(&context, &args),
+        Command::Inspect(args) => inspect(&context, &args),
+        Command::History(args) => history(&context, &args),
+        Command::Tag(args) => tag(&context, &args),
+        Command::Rm(args) => rm(&context, &args),
+        Command::Mount(args) => mount(&context, args),
+        Command::Umount(args) => umount(&context, &args),
+        Command::Unpack(args) => unpack(&context, &args),
+        Command::Bundle(args) => bundle(&context, args),
+        Command::Export(args) => export(&context, &args),
+        Command::Du(_) => du(&context),
+        Command::Gc(args) => gc(&context, &args),
+        Command::Completions(args) => completions(&context, &args),
+    }
+}
+
+impl Context {
+    /// Opens the store; commands that only look do not make one.
+    fn open(&self, create: bool) -> Result<Engine> {
+        self.open_with(EngineOptions { create, ..EngineOptions::default() })
+    }
+
+    fn open_with(&self, options: EngineOptions) -> Result<Engine> {
+        Engine::open(self.store()?, options)
+    }
+
+    fn store(&self) -> Result<PathBuf> {
+        directory(self.global.store.clone(), &self.surroundings)
+    }
+
+    /// Prints a result in the form that was asked for.
+    fn show<T: Serialize>(&self, view: &T, text: impl FnOnce(&T) -> String) -> Done {
+        match self.global.json {
+            true => json::print(view)?,
+            false => output::print(&text(view))?,
+        }
+        Ok(0)
+    }
+
+    fn notices(&self, notices: &[String]) {
+        notices.iter().for_each(|notice| output::note(&self.global, &format!("notice: {notice}")));
+    }
+}
+
+fn import(context: &Context, args: args::Import) -> Done {
+    check_import(&args)?;
+    let cancel = Cancel::new();
+    signals::cancel_on_signal(&cancel)?;
+    let engine = context.open_with(engine_options(&args))?;
+    let options = import_options(&args);
+    if args.dry_run {
+        return dry_run(context, &engine, &args, &options, &cancel);
+    }
+    let mut joined: Option<Value> = None;
+    let mut once = true;
+    for archive in &args.archives {
+        let report = {
+            // Dropped before anything is printed: bars must be gone by then.
+            let progress = output::progress(&context.global);
+            engine.import(open_input(archive)?, &options, &*progress, &cancel)?
+        };
+        once &= report.audit.as_ref().is_none_or(|audit| audit.once);
+        show_import(context, &report, &mut joined)?;
+    }
+    if let Some(report) = joined {
+        json::print(&report)?;
+    }
+    if !once {
+        let style = Style::for_stderr(context.global.color);
+        let message = "the audit found work that was done more than once";
+        // Not as JSON: the report that is already printed says it.
+        exit::report_parts("internal", message, None, false, &style);
+        return Ok(exit::code(ErrorKind::Internal));
+    }
+    Ok(0)
+}
+
+fn show_import(
+    context: &Context,
+    report: &ImportReport,
+    joined: &mut Option<Value>,
+) -> std::result::Result<(), Failure> {
+    if !context.global.json {
+        return Ok(output::print(&human::import(report))?);
+    }
+    let value = serde_json::to_value(report).map_err(io::Error::other)?;
+    match joined {
+        Some(joined) => json::join(joined, value),
+        None => *joined = Some(value),
+    }
+    Ok(())
+}
+
+fn dry_run(
+    context: &Context,
+    engine: &Engine,
+    args: &args::Import,
+    options: &ImportOptions,
+    cancel: &Cancel,
+) -> Done {
+    let mut joined = Value::Null;
+    for archive in &args.archives {
+        let plan = engine.plan(open_input(archive)?, options, cancel)?;
+        match context.global.json {
+            true => json::join(&mut joined, serde_json::to_value(&plan).map_err(io::Error::other)?),
+            false => output::print(&human::plan(&plan, &context.style))?,
+        }
+    }
+    if context.global.json {
+        json::print(&joined)?;
+    }
+    Ok(0)
+}
+
+/// What clap cannot know.
+fn check_import(args: &args::Import) -> Result<()> {
+    let stdin = args.archives.iter().filter(|archive| is_dash(archive)).count();
+    let wrong = |message: &'static str| Err(Error::new(ErrorKind::InvalidArgument, message));
+    if stdin > 1 {
+        return wrong("cannot import stdin twice");
+    }
+    if args.archives.len() > 1 && !args.tags.is_empty() {
+        return wrong("cannot give one name to the images of several archives");
+    }
+    if stdin == 1 && io::stdin().is_terminal() {
+        let error = Error::new(ErrorKind::InvalidArgument, "cannot read an archive from a terminal");
+        return Err(error.with_hint("pipe an archive into 'transload import -'"));
+    }
+    Ok(())
+}
+
+fn engine_options(args: &args::Import) -> EngineOptions {
+    let mut options = EngineOptions { create: true, ..EngineOptions::default() };
+    if let Some(threads) = args.threads {
+        options.threads = usize::from(threads);
+    }
+    if let Some(memory) = args.memory {
+        options.memory_bytes = memory;
+    }
+    options.snapshotter = args.snapshotter.map(|choice| match choice {
+        SnapshotterChoice::Overlay => SnapshotterKind::Overlay,
+        SnapshotterChoice::Plain => SnapshotterKind::Plain,
+    });
+    options
+}
+
+fn import_options(args: &args::Import) -> ImportOptions {
+    let mut options = ImportOptions {
+        tags: args.tags.clone(),
+        unpack: !args.no_unpack,
+        discard_blobs: args.discard_blobs,
+        verify_source: args.verify_source,
+        sync: !args.no_sync,
+        no_retag: args.no_retag,
+        audit: args.audit,
+        ignore_chown: args.ignore_chown,
+        ..ImportOptions::default()
+    };
+    options.platform = match &args.platform {
+        _ if args.all_platforms => PlatformChoice::All,
+        Some(platform) => PlatformChoice::Best(platform.clone()),
+        None => options.platform,
+    };
+    let limits = &mut options.limits;
+    let given = &args.limits;
+    limits.layer_bytes = given.max_layer_size.unwrap_or(limits.layer_bytes);
+    limits.layer_entries = given.max_entries.unwrap_or(limits.layer_entries);
+    limits.layers = given.max_layers.unwrap_or(limits.layers);
+    limits.json_bytes = given.max_json_size.unwrap_or(limits.json_bytes);
+    limits.archive_members = given.max_members.unwrap_or(limits.archive_members);
+    options
+}
+
+fn is_dash(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// A file on stdin that stands at its beginning can be read like any other file, from several threads.
+fn open_input(archive: &Path) -> Result<Input> {
+    if !is_dash(archive) {
+        return Ok(Input::Path(archive.to_path_buf()));
+    }
+    let name = "stdin".to_string();
+    let stdin = io::stdin();
+    let metadata = fstat(&stdin).doing(|| "cannot read stdin")?;
+    let regular = FileType::from_raw_mode(metadata.st_mode) == FileType::RegularFile;
+    if regular && seek(&stdin, SeekFrom::Current(0)).is_ok_and(|offset| offset == 0) {
+        let file = rustix::io::fcntl_dupfd_cloexec(&stdin, 3).doing(|| "cannot read stdin")?;
+        return Ok(Input::File { name, file: File::from(file) });
+    }
+    Ok(Input::Reader { name, reader: Box::new(stdin) })
+}
+
+fn images(context: &Context, args: &args::Images) -> Done {
+    // Nothing was ever imported: that is an empty list, and no reason to make a store.
+    let images = if context.store()?.exists() { context.open(false)?.images()? } else { Vec::new() };
+    let view = views::Images { images: images.iter().flat_map(image_lines).collect() };
+    context.show(&view, |view| human::images(view, args.digests, &context.style))
+}
+
+/// One line for each platform that is here.
+fn image_lines(image: &Image) -> Vec<views::ImageLine> {
+    let line = || views::ImageLine {
+        name: image.name.clone(),
+        target: image.target.digest.to_string(),
+        manifest: None,
+        config: None,
+        platform: None,
+        chain_id: None,
+        size_bytes: image.target.size,
+        layers: 0,
+        imported: rfc3339(image.created_ms),
+    };
+    if image.manifests.is_empty() {
+        return vec![line()];
+    }
+    let manifests = image.manifests.iter().map(|manifest| views::ImageLine {
+        manifest: Some(manifest.digest.to_string()),
+        config: Some(manifest.config.to_string()),
+        platform: Some(manifest.platform.to_string()),
+        chain_id: manifest.chain_id.as_ref().map(|id| id.to_string()),
+        size_bytes: manifest.size_bytes,
+        layers: manifest.layers.len() as u64,
+        ..line()
+    });
+    manifests.collect()
+}
+
+fn inspect(context: &Context, args: &args::Inspect) -> Done {
+    let found = context.open(false)?.inspect(&args.name)?;
+    let layers = found.layers.iter().map(|layer| views::InspectLayer {
+        digest: layer.descriptor.digest.to_string(),
+        diff_id: layer.diff_id.to_string(),
+        chain_id: layer.chain_id.to_string(),
+        media_type: layer.descriptor.media_type.clone(),
+        size_bytes: layer.descriptor.size,
+    });
+    let view = views::Inspect {
+        layers: layers.collect(),
+        name: found.image.name.clone(),
+        target: found.image.target.digest.to_string(),
+        target_media_type: found.image.target.media_type.clone(),
+        manifest: found.manifest.to_string(),
+        config: found.config.to_string(),
+        platform: found.platform.to_string(),
+        chain_id: found.chain_id.as_ref().map(|id| id.to_string()),
+        imported: rfc3339(found.image.created_ms),
+        image_config: serde_json::from_slice(&found.config_json)
+            .map_err(|error| Error::new(ErrorKind::Corrupt, error.to_string()))
+            .doing(|| "cannot read the image's configuration")?,
+    };
+    context.show(&view, |view| human::inspect(view, &context.style))
+}
+
+fn tree(context: &Context, args: &args::Inspect) -> Done {
+    let entries = context.open(false)?.tree(&args.name, args.depth)?;
+    let root = tree_node(entries);
+    let view = views::Tree { name: args.name.clone(), depth: args.depth, root };
+    context.show(&view, |view| output::tree::render(&view.name, &view.root, &context.style))
+}
+
+fn tree_node(entry: TreeEntry) -> Node {
+    let kind = match entry.mode & libc::S_IFMT {
+        libc::S_IFDIR => NodeKind::Directory,
+        libc::S_IFLNK => NodeKind::Symlink,
+        libc::S_IFCHR => NodeKind::CharDevice,
+        libc::S_IFBLK => NodeKind::BlockDevice,
+        libc::S_IFIFO => NodeKind::Fifo,
+        libc::S_IFSOCK => NodeKind::Socket,
+        _ => NodeKind::File,
+    };
+    Node {
+        name: entry.name,
+        kind,
+        mode: entry.mode & 0o7777,
+        uid: entry.uid,
+        gid: entry.gid,
+        size_bytes: entry.size_bytes,
+        target: entry.target,
+        children: entry.children.into_iter().map(tree_node).collect(),
+        more: entry.more,
+    }
+}
+
+fn history(context: &Context, args: &args::Named) -> Done {
+    let lines = context.open(false)?.history(&args.name)?.into_iter().map(|line| views::HistoryLine {
+        created: line.entry.created,
+        created_by: line.entry.created_by,
+        comment: line.entry.comment,
+        author: line.entry.author,
+        empty_layer: line.entry.empty_layer,
+        diff_id: line.diff_id.map(|id| id.to_string()),
+        size_bytes: line.size_bytes,
+    });
+    let view = views::History { name: args.name.clone(), history: lines.collect() };
+    context.show(&view, |view| human::history(view, &context.style))
+}
+
+fn tag(context: &Context, args: &args::Tag) -> Done {
+    let image = context.open(false)?.tag(&args.name, &args.new)?;
+    let view = views::Tag { name: args.new.to_string(), target: image.target.digest.to_string() };
+    context.show(&view, |view| format!("{} is {}\n", view.name, view.target))
+}
+
+fn rm(context: &Context, args: &args::Rm) -> Done {
+    let report = context.open(false)?.remove(&args.names)?;
+    let view = views::Rm { removed: report.removed, freed_by_gc_bytes: report.freed_by_gc_bytes };
+    context.show(&view, human::rm)
+}
+
+fn gc(context: &Context, args: &args::Gc) -> Done {
+    let report = context.open(false)?.gc(&GcOptions { dry_run: args.dry_run })?;
+    let view = views::Gc {
+        dry_run: args.dry_run,
+        removed: views::GcCounts {
+            blobs: report.blobs,
+            trees: report.trees,
+            snapshots: report.snapshots,
+            ingests: report.ingests,
+        },
+        freed_bytes: report.freed_bytes,
+        elapsed_ms: report.elapsed_ms,
+    };
+    context.show(&view, human::gc)
+}
+
+fn du(context: &Context) -> Done {
+    let report = context.open(false)?.du()?;
+    let part = |part: DuPart| views::DuPart { count: part.count, size_bytes: part.size_bytes };
+    let view = views::Du {
+        blobs: part(report.blobs),
+        trees: part(report.trees),
+        snapshots: part(report.snapshots),
+        ingests: part(report.ingests),
+        metadata_bytes: report.metadata_bytes,
+        total_bytes: report.total_bytes,
+        reclaimable_bytes: report.reclaimable_bytes,
+    };
+    context.show(&view, |view| human::du(view, &context.style))
+}
+
+fn mount(context: &Context, args: args::Mount) -> Done {
+    let options = MountOptions { read_write: args.rw };
+    let mode = if args.rw { "rw" } else { "ro" };
+    match (args.name, args.dir) {
+        (None, _) => mounts(context),
+        (Some(name), _) if !args.command.is_empty() => run_inside(context, &name, &options, &args.command),
+        (Some(name), Some(dir)) => {
+            context.open(false)?.mount(&name, &dir, &options)?;
+            let target = dir.display().to_string();
+            let view = views::MountLine { target, name: Some(name), mode };
+            context.show(&view, |_| String::new())
+        }
+        (Some(_), None) => Err(Error::new(ErrorKind::InvalidArgument, "cannot mount an image nowhere")
+            .with_hint("write 'transload mount NAME DIR' or 'transload mount NAME -- COMMAND'")
+            .into()),
+    }
+}
+
+fn mounts(context: &Context) -> Done {
+    let mounts = if context.store()?.exists() { context.open(false)?.mounts()? } else { Vec::new() };
+    let line = |mount: transload::engine::MountRecord| views::MountLine {
+        target: mount.target.display().to_string(),
+        name: mount.name,
+        mode: if mount.read_write { "rw" } else { "ro" },
+    };
+    let view = views::Mounts { mounts: mounts.into_iter().map(line).collect() };
+    context.show(&view, |view| human::mounts(view, &context.style))
+}
+
+fn run_inside(context: &Context, name: &str, options: &MountOptions, command: &[std::ffi::OsString]) -> Done {
+    inside::private_mounts()?;
+    let engine = context.open(false)?;
+    let config = engine.inspect(name)?.config_json;
+    let target = inside::Directory::new()?;
+    engine.mount(name, target.path(), options)?;
+    let code = inside::run(target.path(), command, &config);
+    engine.unmount(target.path())?;
+    Ok(code?)
+}
+
+fn umount(context: &Context, args: &args::Umount) -> Done {
+    let engine = context.open(false)?;
+    let mut view = views::Umount { unmounted: Vec::new() };
+    for dir in &args.dirs {
+        engine.unmount(dir)?;
+        view.unmounted.push(dir.display().to_string());
+    }
+    context.show(&view, |_| String::new())
+}
+
+fn unpack(context: &Context, args: &args::Unpack) -> Done {
+    let report = context.open(false)?.unpack(&args.name, &args.dir)?;
+    let view = views::Unpack {
+        name: args.name.clone(),
+        directory: args.dir.display().to_string(),
+        entries: report.entries,
+        bytes: report.bytes,
+        notices: report.notices,
+    };
+    context.notices(&view.notices);
+    context.show(&view, human::unpack)
+}
+
+fn bundle(context: &Context, args: args::Bundle) -> Done {
+    let options = BundleOptions {
+        args: args.args,
+        terminal: args.tty,
+        read_only: args.read_only,
+        rootless: (!context.surroundings.root).then(|| Rootless {
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+        }),
+    };
+    let report = context.open(false)?.bundle(&args.name, &args.dir, &options)?;
+    let view = views::Bundle {
+        name: args.name,
+        directory: args.dir.display().to_string(),
+        args: report.args,
+        uid: report.uid,
+        gid: report.gid,
+        notices: report.notices,
+    };
+    context.notices(&view.notices);
+    context.show(&view, human::bundle)
+}
+
+fn export(context: &Context, args: &args::Export) -> Done {
+    let (format, format_name) = match args.format {
+        FormatChoice::Oci => (ExportFormat::Oci, "oci"),
+        FormatChoice::Docker => (ExportFormat::Docker, "docker"),
+    };
+    let to_stdout = is_dash(&args.output);
+    check_export(context, to_stdout)?;
+    let engine = context.open(false)?;
+    let report = match to_stdout {
+        true => engine.export(&args.names, format, &mut BufWriter::new(RawStdout))?,
+        false => export_to_file(&args.output, |out| engine.export(&args.names, format, out))?,
+    };
+    let view = views::Export {
+        images: report.images,
+        format: format_name,
+        output: args.output.display().to_string(),
+        blobs: report.blobs,
+        bytes_written: report.bytes_written,
+    };
+    if to_stdout {
+        return Ok(0);
+    }
+    context.show(&view, human::export)
+}
+
+fn check_export(context: &Context, to_stdout: bool) -> Result<()> {
+    let wrong = |message: &'static str, hint: &'static str| {
+        Err(Error::new(ErrorKind::InvalidArgument, message).with_hint(hint))
+    };
+    if to_stdout && context.global.json {
+        return wrong("cannot write the archive and JSON to stdout at once", "write the archive to a file");
+    }
+    if to_stdout && io::stdout().is_terminal() {
+        return wrong("cannot write an archive to a terminal", "name a file with -o, or pipe into a command");
+    }
+    Ok(())
+}
+
+/// Stdout without the line buffer of the standard library, which would cut an archive at every 0x0a.
+struct RawStdout;
+
+impl Write for RawStdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::io::write(rustix::stdio::stdout(), bytes)?)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Under its name the archive appears complete or not at all; what is no regular file (a FIFO, /dev/null) is written
+/// as it is.
+fn export_to_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
+    let doing = || format!("cannot write {}", path.display());
+    if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        let mut out = BufWriter::new(File::options().write(true).open(path).doing(doing)?);
+        let report = write(&mut out)?;
+        out.flush().doing(doing)?;
+        return Ok(report);
+    }
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.part", std::process::id()));
+    let part = path.with_file_name(name);
+    let result = write_part(&part, write).and_then(|report| {
+        std::fs::rename(&part, path).doing(doing)?;
+        Ok(report)
+    });
+    if result.is_err() {
+        // It may never have been made.
+        let _ = std::fs::remove_file(&part);
+    }
+    result
+}
+
+fn write_part<T>(part: &Path, write: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
+    let doing = || format!("cannot write {}", part.display());
+    let mut out = BufWriter::new(File::create(part).doing(doing)?);
+    let report = write(&mut out)?;
+    let file = out.into_inner().map_err(io::IntoInnerError::into_error).doing(doing)?;
+    file.sync_all().doing(doing)?;
+    Ok(report)
+}
+
+fn completions(context: &Context, args: &args::Completions) -> Done {
+    use clap_complete::shells;
+    let mut command = Cli::command();
+    let mut script = Vec::new();
+    let shell = match args.shell {
+        Shell::Bash => {
+            clap_complete::generate(shells::Bash, &mut command, "transload", &mut script);
+            "bash"
+        }
+        Shell::Zsh => {
+            clap_complete::generate(shells::Zsh, &mut command, "transload", &mut script);
+            "zsh"
+        }
+        Shell::Fish => {
+            clap_complete::generate(shells::Fish, &mut command, "transload", &mut script);
+            "fish"
+        }
+    };
+    let script = String::from_utf8_lossy(&script).into_owned();
+    context.show(&views::Completions { shell, script }, |view| view.script.clone())
+}

@@ -1,0 +1,120 @@
+//! What is remembered of a layer while it is extracted: the lists of its record, and what directories are to look like
+//! in the end. All of it is keyed by the real path inside the tree, symlinks followed, and bounded in memory.
+
+use super::attributes::Attributes;
+use crate::error::{Error, Result};
+use crate::tree::{PathBytes, PendingLink, TreeRecord, WhiteoutForm};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+/// What all lists together may hold. A real layer of a hundred thousand directories needs some 20 MiB.
+const MEMORY_CAP: usize = 256 << 20;
+/// Roughly what one entry costs beside its bytes.
+const ENTRY_COST: usize = 160;
+
+type Path = Vec<u8>;
+
+/// What a directory is to look like.
+pub(super) struct Directory {
+    /// In the end.
+    pub attributes: Attributes,
+    /// The mode that it has for the time being, where that is known.
+    pub mode_now: Option<u32>,
+}
+
+impl Directory {
+    /// A directory that has a mode already and gets the attributes later.
+    pub fn new(attributes: Attributes, mode_now: Option<u32>) -> Self {
+        Directory { attributes, mode_now }
+    }
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct SideList {
+    /// Names that are deleted; in overlayfs forms there is a device 0:0 for each.
+    pub whiteouts: BTreeSet<Path>,
+    /// Directories that hide what is below.
+    pub opaque: BTreeSet<Path>,
+    /// Directories that no entry has mentioned so far.
+    pub implicit: BTreeSet<Path>,
+    /// Hard links whose target has not been seen, with that target.
+    pub pending: BTreeMap<Path, Path>,
+    /// What directories get once everything is in them.
+    pub directories: BTreeMap<Path, Directory>,
+    memory: usize,
+}
+
+impl SideList {
+    /// Accounts for an entry of this many bytes. Nothing is ever given back: the cap is against floods.
+    pub fn charge(&mut self, bytes: usize) -> Result<()> {
+        self.memory += bytes + ENTRY_COST;
+        if self.memory > MEMORY_CAP {
+            return Err(Error::limit(
+                "the layer has more directories, deletions and links than fit into memory",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Tells that an entry now has this name. True if the name had been deleted before in this layer.
+    pub fn claim(&mut self, path: &[u8]) -> bool {
+        if !self.pending.is_empty() {
+            self.pending.remove(path);
+        }
+        !self.whiteouts.is_empty() && self.whiteouts.remove(path)
+    }
+
+    /// Whether [`SideList::claim`] could matter to anyone.
+    pub fn has_claims(&self) -> bool {
+        !self.pending.is_empty() || !self.whiteouts.is_empty()
+    }
+
+    /// Forgets a directory and everything below it.
+    pub fn forget_subtree(&mut self, path: &[u8]) {
+        for set in [&mut self.whiteouts, &mut self.opaque, &mut self.implicit] {
+            set.remove(path);
+            for below in set.range::<[u8], _>(below(path).as_range()).cloned().collect::<Vec<_>>() {
+                set.remove(&below);
+            }
+        }
+        forget_keys(&mut self.pending, path);
+        forget_keys(&mut self.directories, path);
+    }
+
+    /// The lists, put into `record`.
+    pub fn into_record(self, form: WhiteoutForm) -> TreeRecord {
+        let paths = |set: BTreeSet<Path>| set.into_iter().map(PathBytes::new).collect();
+        let links = self.pending.into_iter();
+        let link =
+            |(path, target)| PendingLink { path: PathBytes::new(path), target: PathBytes::new(target) };
+        TreeRecord {
+            whiteouts: paths(self.whiteouts),
+            opaque: paths(self.opaque),
+            implicit: paths(self.implicit),
+            pending_links: links.map(link).collect(),
+            ..TreeRecord::new(form)
+        }
+    }
+}
+
+fn forget_keys<V>(map: &mut BTreeMap<Path, V>, path: &[u8]) {
+    map.remove(path);
+    for below in map.range::<[u8], _>(below(path).as_range()).map(|(key, _)| key.clone()).collect::<Vec<_>>()
+    {
+        map.remove(&below);
+    }
+}
+
+/// Everything below a directory: from `path/` to before `path0`, the byte after the slash.
+struct Below(Path, Path);
+
+impl Below {
+    fn as_range(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        (Bound::Included(&self.0), Bound::Excluded(&self.1))
+    }
+}
+
+fn below(path: &[u8]) -> Below {
+    Below([path, b"/"].concat(), [path, b"0"].concat())
+}
