@@ -1,240 +1,212 @@
-//! Stand-in for the door while it is being built elsewhere: the shape that the command line is written against.
-#![allow(missing_docs)]
+//! The door: [`Engine`], the one thing that an embedder holds.
+//!
+//! An engine is an open store with what the verbs share: claims in flight, a memory budget, a thread pool. Clones are
+//! cheap and share all of it. There is no global state, nothing is printed, and no environment variable is read. Every
+//! call is synchronous and may be made from any thread; inside an async program call it through `spawn_blocking`.
 
+use crate::archive::Input;
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::{ChainId, Descriptor, DiffId, Digest, HistoryEntry, Platform, Reference};
-use crate::parallel::Cancel;
-use crate::progress::Progress;
+use crate::metadata::ImageRow;
+use crate::oci::Reference;
+use crate::parallel::{Budget, Cancel, Pool};
+use crate::progress::{Progress, Silent};
+use crate::snapshot::Snapshotter;
+use crate::store::{SnapshotterKind, Store, StoreOptions};
 use crate::transfer::bundle::{BundleOptions, BundleReport};
-use crate::transfer::options::ImportOptions;
-use crate::transfer::report::{ImportPlan, ImportReport};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use crate::transfer::catalogue::{self, HistoryLine, Inspection, RemoveReport, TreeEntry};
+use crate::transfer::mounting::{self, MountOptions, MountRecord};
+use crate::transfer::unpack::UnpackReport;
+use crate::transfer::{
+    self, Claims, ExportFormat, ExportReport, ImportOptions, ImportPlan, ImportReport, Resources,
+};
+use crate::upkeep::{self, DuReport, GcOptions, GcReport};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
 
-#[derive(Clone)]
-pub struct Engine;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SnapshotterKind {
-    Overlay,
-    Plain,
-}
-
+/// How an engine works.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
+    /// How many lanes an import has.
     pub threads: usize,
+    /// The memory for what is in flight, in bytes.
     pub memory_bytes: u64,
+    /// Which snapshotter a new store gets; `None` for what fits the filesystem.
     pub snapshotter: Option<SnapshotterKind>,
+    /// Whether a store is made where none is.
     pub create: bool,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        EngineOptions { threads: 2, memory_bytes: 64 << 20, snapshotter: None, create: true }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        EngineOptions { threads, memory_bytes: 64 << 20, snapshotter: None, create: true }
     }
 }
 
-pub enum Input {
-    Path(PathBuf),
-    Reader { name: String, reader: Box<dyn Read + Send> },
-    File { name: String, file: std::fs::File },
+/// An open store, and everything that can be done with it.
+///
+/// ```no_run
+/// use transload::{Cancel, Engine, ImportOptions, Input, progress::Silent};
+/// let engine = Engine::open("/var/lib/transload", Default::default())?;
+/// let report =
+///     engine.import(Input::Path("image.tar.gz".into()), &ImportOptions::default(), &Silent, &Cancel::new())?;
+/// println!("{} images", report.images.len());
+/// # Ok::<(), transload::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
 }
 
-#[derive(Clone, Debug)]
-pub struct ManifestRow {
-    pub digest: Digest,
-    pub config: Digest,
-    pub platform: Platform,
-    pub chain_id: Option<ChainId>,
-    pub layers: Vec<(Digest, DiffId)>,
-    pub size_bytes: u64,
-}
-
-#[derive(Clone, Debug)]
-pub struct Image {
-    pub name: Option<String>,
-    pub target: Descriptor,
-    pub created_ms: u64,
-    pub updated_ms: u64,
-    pub manifests: Vec<ManifestRow>,
-}
-
-#[derive(Clone, Debug)]
-pub struct InspectedLayer {
-    pub descriptor: Descriptor,
-    pub diff_id: DiffId,
-    pub chain_id: ChainId,
-}
-
-#[derive(Clone, Debug)]
-pub struct Inspection {
-    pub image: Image,
-    pub manifest: Digest,
-    pub config: Digest,
-    pub platform: Platform,
-    pub chain_id: Option<ChainId>,
-    pub layers: Vec<InspectedLayer>,
-    pub config_json: Vec<u8>,
-}
-
-#[derive(Clone, Debug)]
-pub struct HistoryLine {
-    pub entry: HistoryEntry,
-    pub diff_id: Option<DiffId>,
-    pub size_bytes: u64,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct RemoveReport {
-    pub removed: Vec<String>,
-    pub freed_by_gc_bytes: u64,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct GcOptions {
-    pub dry_run: bool,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct GcReport {
-    pub blobs: u64,
-    pub trees: u64,
-    pub snapshots: u64,
-    pub ingests: u64,
-    pub freed_bytes: u64,
-    pub elapsed_ms: u64,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub struct DuPart {
-    pub count: u64,
-    pub size_bytes: u64,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct DuReport {
-    pub blobs: DuPart,
-    pub trees: DuPart,
-    pub snapshots: DuPart,
-    pub ingests: DuPart,
-    pub metadata_bytes: u64,
-    pub total_bytes: u64,
-    pub reclaimable_bytes: u64,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub struct MountOptions {
-    pub read_write: bool,
-}
-
-#[derive(Clone, Debug)]
-pub struct MountRecord {
-    pub target: PathBuf,
-    pub name: Option<String>,
-    pub read_write: bool,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct UnpackReport {
-    pub entries: u64,
-    pub bytes: u64,
-    pub notices: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExportFormat {
-    Oci,
-    Docker,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct ExportReport {
-    pub images: Vec<String>,
-    pub blobs: u64,
-    pub bytes_written: u64,
-}
-
-/// An entry of an image's merged root filesystem.
-#[derive(Clone, Debug)]
-pub struct TreeEntry {
-    pub name: Vec<u8>,
-    /// Type and permissions, as in `st_mode`.
-    pub mode: u32,
-    pub uid: u32,
-    pub gid: u32,
-    pub size_bytes: u64,
-    pub target: Option<Vec<u8>>,
-    /// Sorted by name.
-    pub children: Vec<TreeEntry>,
-    /// Whether there are children that were not read because they are too deep.
-    pub more: bool,
-}
-
-fn unfinished<T>() -> Result<T> {
-    Err(Error::new(ErrorKind::Unsupported, "the engine is not part of this build"))
+struct Inner {
+    store: Store,
+    claims: Claims,
+    budget: Budget,
+    pool: Pool,
+    threads: usize,
 }
 
 impl Engine {
-    pub fn open(_root: impl AsRef<Path>, _options: EngineOptions) -> Result<Engine> {
-        Ok(Engine)
+    /// Opens the store at `root`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if there is none and none is to be made, [`ErrorKind::NewerFormat`] for a later release's,
+    /// [`ErrorKind::Unsupported`] for a filesystem that cannot hold one.
+    pub fn open(root: impl AsRef<Path>, options: EngineOptions) -> Result<Engine> {
+        let store = StoreOptions {
+            create: options.create,
+            snapshotter: options.snapshotter,
+            ..StoreOptions::default()
+        };
+        let inner = Inner {
+            store: Store::open(root.as_ref(), &store)?,
+            claims: Claims::default(),
+            budget: Budget::new(options.memory_bytes),
+            pool: Pool::new(options.threads.max(1)),
+            threads: options.threads.max(1),
+        };
+        Ok(Engine { inner: Arc::new(inner) })
     }
+
+    /// The store behind the engine.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    fn resources(&self) -> Resources<'_> {
+        let Inner { claims, budget, pool, threads, .. } = &*self.inner;
+        Resources { claims, budget, pool, threads: *threads }
+    }
+
+    /// Imports every image of an archive. Several threads may import at the same time, also the same archive: each blob
+    /// is written once and each layer extracted once.
+    ///
+    /// # Errors
+    /// Kinds for which [`ErrorKind::is_input`] holds if the archive is at fault; [`ErrorKind::Cancelled`]. On any error
+    /// nothing of the archive is visible in the store.
     pub fn import(
         &self,
-        _input: Input,
-        _options: &ImportOptions,
-        _progress: &dyn Progress,
-        _cancel: &Cancel,
+        input: Input,
+        options: &ImportOptions,
+        progress: &dyn Progress,
+        cancel: &Cancel,
     ) -> Result<ImportReport> {
-        unfinished()
+        transfer::import(&self.inner.store, &self.resources(), input, options, progress, cancel)
     }
-    pub fn plan(&self, _input: Input, _options: &ImportOptions, _cancel: &Cancel) -> Result<ImportPlan> {
-        unfinished()
+
+    /// What an import would do. Writes nothing; a stream is read to its end for it.
+    pub fn plan(&self, input: Input, options: &ImportOptions, cancel: &Cancel) -> Result<ImportPlan> {
+        transfer::plan_import(&self.inner.store, &self.resources(), input, options, &Silent, cancel)
     }
-    pub fn images(&self) -> Result<Vec<Image>> {
-        unfinished()
+
+    /// All images, by name.
+    pub fn images(&self) -> Result<Vec<ImageRow>> {
+        self.inner.store.metadata().images()
     }
-    pub fn inspect(&self, _name: &str) -> Result<Inspection> {
-        unfinished()
+
+    /// The image that a name, a digest, or the beginning of a digest means. [`ErrorKind::NotFound`] without one.
+    pub fn image(&self, name: &str) -> Result<ImageRow> {
+        catalogue::find(&self.inner.store, name)
     }
-    pub fn tree(&self, _name: &str, _depth: usize) -> Result<TreeEntry> {
-        unfinished()
+
+    /// Looks into an image: manifest, configuration, layers.
+    pub fn inspect(&self, name: &str) -> Result<Inspection> {
+        catalogue::inspect(&self.inner.store, name)
     }
-    pub fn history(&self, _name: &str) -> Result<Vec<HistoryLine>> {
-        unfinished()
+
+    /// The history of an image, each line beside the layer that it made.
+    pub fn history(&self, name: &str) -> Result<Vec<HistoryLine>> {
+        catalogue::history(&self.inner.store, name)
     }
-    pub fn tag(&self, _name: &str, _new: &Reference) -> Result<Image> {
-        unfinished()
+
+    /// The merged root filesystem of an image, down to `depth` directories, without mounting it.
+    pub fn tree(&self, name: &str, depth: usize) -> Result<TreeEntry> {
+        catalogue::tree(&self.inner.store, name, depth)
     }
-    pub fn remove(&self, _names: &[String]) -> Result<RemoveReport> {
-        unfinished()
+
+    /// Gives an image another name.
+    pub fn tag(&self, name: &str, new: &Reference) -> Result<ImageRow> {
+        catalogue::tag(&self.inner.store, name, new)
     }
-    pub fn gc(&self, _options: &GcOptions) -> Result<GcReport> {
-        unfinished()
+
+    /// Removes names; the bytes go with the next [`Engine::gc`].
+    pub fn remove(&self, names: &[String]) -> Result<RemoveReport> {
+        catalogue::remove(&self.inner.store, names)
     }
+
+    /// Removes what nothing refers to. [`ErrorKind::Busy`] while imports run, unless asked to wait.
+    pub fn gc(&self, options: &GcOptions) -> Result<GcReport> {
+        upkeep::gc(&self.inner.store, options)
+    }
+
+    /// What the store occupies.
     pub fn du(&self) -> Result<DuReport> {
-        unfinished()
+        upkeep::du(&self.inner.store)
     }
-    pub fn mount(&self, _name: &str, _target: &Path, _options: &MountOptions) -> Result<()> {
-        unfinished()
+
+    /// The snapshots: `prepare`, `view`, `commit`, `mounts`, `remove`.
+    pub fn snapshots(&self) -> &dyn Snapshotter {
+        self.inner.store.snapshotter()
     }
-    pub fn unmount(&self, _target: &Path) -> Result<()> {
-        unfinished()
+
+    /// Mounts the root filesystem of an image at a directory that is there. Gives the key of the snapshot behind it.
+    pub fn mount(&self, name: &str, target: &Path, options: &MountOptions) -> Result<String> {
+        mounting::mount_image(&self.inner.store, name, target, options)
     }
+
+    /// Takes down a mount, or a bundle by its directory, and removes the snapshot behind it.
+    pub fn unmount(&self, target: &Path) -> Result<()> {
+        mounting::unmount(&self.inner.store, target)
+    }
+
+    /// The mounts that this store has made and not taken down.
     pub fn mounts(&self) -> Result<Vec<MountRecord>> {
-        unfinished()
+        mounting::mounts(&self.inner.store)
     }
-    pub fn unpack(&self, _name: &str, _dir: &Path) -> Result<UnpackReport> {
-        unfinished()
+
+    /// Copies the root filesystem of an image into a directory that is new or empty.
+    pub fn unpack(&self, name: &str, dir: &Path) -> Result<UnpackReport> {
+        transfer::unpack::unpack_image(&self.inner.store, name, dir, self.inner.threads)
     }
-    pub fn bundle(&self, _name: &str, _dir: &Path, _options: &BundleOptions) -> Result<BundleReport> {
-        unfinished()
+
+    /// Makes an OCI runtime bundle that `runc run` accepts.
+    pub fn bundle(&self, name: &str, dir: &Path, options: &BundleOptions) -> Result<BundleReport> {
+        mounting::bundle_image(&self.inner.store, name, dir, options)
     }
+
+    /// Writes images as an archive that others load.
     pub fn export(
         &self,
-        _names: &[String],
-        _format: ExportFormat,
-        _out: &mut dyn Write,
+        names: &[String],
+        format: ExportFormat,
+        out: &mut dyn Write,
+        cancel: &Cancel,
     ) -> Result<ExportReport> {
-        unfinished()
+        if names.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidArgument, "no image was named"));
+        }
+        let images = names.iter().map(|name| self.image(name)).collect::<Result<Vec<_>>>()?;
+        transfer::export(&self.inner.store, &images, format, out, cancel)
     }
 }

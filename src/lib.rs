@@ -9,6 +9,7 @@ pub mod io;
 pub mod layer;
 pub mod limits;
 pub mod metadata;
+pub mod mount;
 pub mod oci;
 pub mod parallel;
 pub mod progress;
@@ -18,7 +19,10 @@ pub mod transfer;
 pub mod tree;
 pub mod upkeep;
 
+pub use archive::Input;
+pub use engine::{Engine, EngineOptions};
 pub use error::{Error, ErrorKind, Result, ResultExt, Retry};
 pub use limits::Limits;
 pub use oci::{Algorithm, ChainId, Descriptor, DiffId, Digest, Platform, PlatformChoice, Reference};
 pub use parallel::Cancel;
+pub use transfer::{ImportOptions, ImportPlan, ImportReport};

@@ -16,14 +16,17 @@ use serde_json::Value;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use transload::engine::{
-    DuPart, Engine, EngineOptions, ExportFormat, GcOptions, Image, Input, MountOptions, SnapshotterKind,
-    TreeEntry,
-};
+use transload::metadata::ImageRow;
+use transload::store::SnapshotterKind;
+use transload::transfer::ExportFormat;
 use transload::transfer::bundle::{BundleOptions, Rootless};
-use transload::transfer::options::ImportOptions;
-use transload::transfer::report::ImportReport;
-use transload::{Cancel, Error, ErrorKind, PlatformChoice, Result, ResultExt};
+use transload::transfer::catalogue::TreeEntry;
+use transload::transfer::mounting::{MountOptions, MountRecord};
+use transload::upkeep::{GcOptions, Share};
+use transload::{
+    Cancel, Engine, EngineOptions, Error, ErrorKind, ImportOptions, ImportReport, Input, PlatformChoice, Result,
+    ResultExt,
+};
 
 type Done = std::result::Result<u8, Failure>;
 
@@ -242,7 +245,7 @@ fn images(context: &Context, args: &args::Images) -> Done {
 }
 
 /// One line for each platform that is here.
-fn image_lines(image: &Image) -> Vec<views::ImageLine> {
+fn image_lines(image: &ImageRow) -> Vec<views::ImageLine> {
     let line = || views::ImageLine {
         name: image.name.clone(),
         target: image.target.digest.to_string(),
@@ -352,24 +355,31 @@ fn rm(context: &Context, args: &args::Rm) -> Done {
 }
 
 fn gc(context: &Context, args: &args::Gc) -> Done {
-    let report = context.open(false)?.gc(&GcOptions { dry_run: args.dry_run })?;
+    let started = std::time::Instant::now();
+    let report = context.open(false)?.gc(&GcOptions { dry_run: args.dry_run, ..GcOptions::default() })?;
     let view = views::Gc {
         dry_run: args.dry_run,
         removed: views::GcCounts {
-            blobs: report.blobs,
-            trees: report.trees,
-            snapshots: report.snapshots,
-            ingests: report.ingests,
+            blobs: report.blobs_removed,
+            trees: report.trees_removed,
+            snapshots: report.snapshots_removed,
+            ingests: report.ingests_removed,
         },
-        freed_bytes: report.freed_bytes,
-        elapsed_ms: report.elapsed_ms,
+        freed_bytes: report.bytes_freed,
+        elapsed_ms: started.elapsed().as_millis() as u64,
     };
-    context.show(&view, human::gc)
+    let failures: Vec<String> =
+        report.failed.iter().map(|failed| format!("cannot remove {}: {}", failed.what, failed.error)).collect();
+    context.notices(&failures);
+    let shown = context.show(&view, human::gc)?;
+    Ok(if failures.is_empty() { shown } else { exit::code(ErrorKind::Io) })
 }
 
 fn du(context: &Context) -> Done {
-    let report = context.open(false)?.du()?;
-    let part = |part: DuPart| views::DuPart { count: part.count, size_bytes: part.size_bytes };
+    let engine = context.open(false)?;
+    let report = engine.du()?;
+    let reclaimable = engine.gc(&GcOptions { dry_run: true, ..GcOptions::default() })?.bytes_freed;
+    let part = |part: Share| views::DuPart { count: part.count, size_bytes: part.bytes };
     let view = views::Du {
         blobs: part(report.blobs),
         trees: part(report.trees),
@@ -377,13 +387,13 @@ fn du(context: &Context) -> Done {
         ingests: part(report.ingests),
         metadata_bytes: report.metadata_bytes,
         total_bytes: report.total_bytes,
-        reclaimable_bytes: report.reclaimable_bytes,
+        reclaimable_bytes: reclaimable,
     };
     context.show(&view, |view| human::du(view, &context.style))
 }
 
 fn mount(context: &Context, args: args::Mount) -> Done {
-    let options = MountOptions { read_write: args.rw };
+    let options = MountOptions { read_write: args.rw, ..MountOptions::default() };
     let mode = if args.rw { "rw" } else { "ro" };
     match (args.name, args.dir) {
         (None, _) => mounts(context),
@@ -402,7 +412,7 @@ fn mount(context: &Context, args: args::Mount) -> Done {
 
 fn mounts(context: &Context) -> Done {
     let mounts = if context.store()?.exists() { context.open(false)?.mounts()? } else { Vec::new() };
-    let line = |mount: transload::engine::MountRecord| views::MountLine {
+    let line = |mount: MountRecord| views::MountLine {
         target: mount.target.display().to_string(),
         name: mount.name,
         mode: if mount.read_write { "rw" } else { "ro" },
@@ -476,16 +486,18 @@ fn export(context: &Context, args: &args::Export) -> Done {
     let to_stdout = is_dash(&args.output);
     check_export(context, to_stdout)?;
     let engine = context.open(false)?;
+    let cancel = Cancel::new();
+    signals::cancel_on_signal(&cancel)?;
     let report = match to_stdout {
-        true => engine.export(&args.names, format, &mut BufWriter::new(RawStdout))?,
-        false => export_to_file(&args.output, |out| engine.export(&args.names, format, out))?,
+        true => engine.export(&args.names, format, &mut BufWriter::new(RawStdout), &cancel)?,
+        false => export_to_file(&args.output, |out| engine.export(&args.names, format, out, &cancel))?,
     };
     let view = views::Export {
         images: report.images,
         format: format_name,
         output: args.output.display().to_string(),
         blobs: report.blobs,
-        bytes_written: report.bytes_written,
+        bytes_written: report.bytes,
     };
     if to_stdout {
         return Ok(0);

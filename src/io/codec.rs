@@ -80,6 +80,11 @@ impl Codec {
         }
     }
 
+    /// The codec of that name.
+    pub fn from_name(name: &str) -> Option<Codec> {
+        [Codec::None, Codec::Gzip, Codec::Zstd, Codec::Xz, Codec::Bzip2].into_iter().find(|codec| codec.name() == name)
+    }
+
     /// The name, in lower case.
     pub fn name(self) -> &'static str {
         match self {

@@ -653,7 +653,7 @@ fn old_sparse_entries(table: &[u8], regions: &mut Vec<Region>) -> Option<()> {
 }
 
 fn pair_up(numbers: &[u64]) -> Option<Vec<Region>> {
-    if numbers.len() % 2 != 0 {
+    if !numbers.len().is_multiple_of(2) {
         return None;
     }
     Some(numbers.chunks_exact(2).map(|pair| Region { offset: pair[0], len: pair[1] }).collect())
@@ -984,3 +984,8 @@ fn base64_digit(digit: u8) -> Option<u8> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+pub(crate) mod build;
+#[cfg(test)]
+mod tests;

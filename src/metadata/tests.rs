@@ -93,7 +93,7 @@ fn no_retag_refuses_and_records_nothing_of_the_import() {
         no_retag: true,
         ..ImageCommit::default()
     };
-    let error = metadata.image_put(&refused).err().expect("is refused");
+    let error = metadata.image_put(&refused).expect_err("is refused");
     assert!(error.kind() == ErrorKind::FailedPrecondition && error.to_string().contains("the name a "));
     assert_eq!(metadata.image_get("b").expect("reads"), None);
     assert_eq!(metadata.blob_get(&digest("b")).expect("reads"), None);

@@ -2,6 +2,7 @@
 
 mod audit;
 pub mod bundle;
+pub mod catalogue;
 mod claims;
 mod context;
 mod export;
@@ -9,12 +10,14 @@ mod import;
 mod intake;
 mod layer_job;
 mod layers;
+pub mod mounting;
 pub mod options;
 mod plan;
 mod preview;
 pub mod report;
 mod stages;
 mod stream;
+pub mod unpack;
 mod users;
 mod verify;
 

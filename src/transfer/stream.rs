@@ -92,7 +92,12 @@ fn feed<'s>(
     let mut passed = Passed { documents: KeptDocuments::default(), layers: HashMap::new() };
     let limits = &context.options.limits;
     let mut kept_bytes = 0;
-    while let Some(mut member) = stream.next_member()? {
+    let mut told_bytes = 0;
+    loop {
+        let bytes = stream.bytes_read() - told_bytes;
+        told_bytes += bytes;
+        context.event(Event::StreamAdvanced { bytes });
+        let Some(mut member) = stream.next_member()? else { break };
         cancel.check()?;
         let name = member.name().clone();
         match member.kind() {

@@ -7,9 +7,9 @@
 use super::measure::{measure, names};
 use super::reach::{Reach, reach};
 use crate::content::ContentStore;
-use crate::error::{Result, ResultExt};
+use crate::error::{ErrorKind, Result, ResultExt};
 use crate::io::{durable, locked::LockedDir, remove::remove_tree};
-use crate::metadata::ImageRow;
+use crate::metadata::{ImageRow, SnapshotKind};
 use crate::oci::{DiffId, Digest};
 use crate::parallel::Cancel;
 use crate::store::Store;
@@ -153,14 +153,17 @@ impl Plan {
         Ok(())
     }
 
+    /// Directories are listed before the rows are read: a row is made before its directory.
     fn find_snapshots(&mut self, store: &Store, reach: &Reach) -> Result<()> {
+        let dirs = durable::open_dir(store.root(), "snapshots")?;
+        let listed = names(&dirs)?;
         let rows = store.metadata().snapshots()?;
         let gone = rows.iter().rev().filter(|row| !reach.snapshots.contains(&row.key));
+        let gone = gone.filter(|row| row.kind == SnapshotKind::Committed);
         let (keys, ids): (Vec<String>, HashSet<u64>) = gone.map(|row| (row.key.clone(), row.id)).unzip();
         self.snapshots = keys;
         let known: HashSet<u64> = store.metadata().snapshot_ids()?.into_iter().collect();
-        let dirs = durable::open_dir(store.root(), "snapshots")?;
-        for name in names(&dirs)? {
+        for name in listed {
             let name = name.to_string_lossy().into_owned();
             // Only numbers are ours. What else lies there was put there by someone else, and fsck tells of it.
             let Ok(id) = name.parse::<u64>() else { continue };
@@ -205,9 +208,10 @@ impl Plan {
     }
 
     /// Metadata first, then files.
-    fn run(self, store: &Store) -> Result<GcReport> {
+    fn run(mut self, store: &Store) -> Result<GcReport> {
+        let failed = self.forget(store)?;
         let mut sweep = Sweep { store, report: self.report() };
-        self.forget(store, &mut sweep)?;
+        sweep.report.failed.extend(failed);
         sweep.blobs(&self.blobs);
         sweep.directories("trees", &self.trees, |report| &mut report.trees_removed)?;
         sweep.directories("snapshots", &self.snapshot_dirs, |report| &mut report.snapshots_removed)?;
@@ -215,20 +219,41 @@ impl Plan {
         Ok(sweep.report)
     }
 
-    fn forget(&self, store: &Store, sweep: &mut Sweep<'_>) -> Result<()> {
+    fn forget(&mut self, store: &Store) -> Result<Vec<GcFailure>> {
         let metadata = store.metadata();
         for lease in &self.leases {
             metadata.lease_remove(lease)?;
         }
         store.sweep_lease_files()?;
-        for key in &self.snapshots {
-            if let Err(error) = metadata.snapshot_remove(key) {
-                sweep.fail(format!("snapshot {key}"), error);
-                sweep.report.snapshots_removed -= 1;
+        let mut failed = Vec::new();
+        self.snapshots.retain(|key| match metadata.snapshot_remove(key) {
+            Ok(_) => true,
+            // Someone has put a mount on it since we looked, or has removed it.
+            Err(error) if matches!(error.kind(), ErrorKind::FailedPrecondition | ErrorKind::NotFound) => {
+                false
             }
-        }
+            Err(error) => {
+                failed.push(GcFailure { what: format!("snapshot {key}"), error: error.to_string() });
+                false
+            }
+        });
+        self.spare(store)?;
         metadata.tree_remove(&self.tree_rows)?;
-        metadata.blob_remove(&self.blobs.keys().copied().collect::<Vec<_>>())
+        metadata.blob_remove(&self.blobs.keys().copied().collect::<Vec<_>>())?;
+        Ok(failed)
+    }
+
+    /// Mounts are prepared while we work. Whoever got a snapshot before its row went keeps it with its tree; whoever
+    /// comes after finds no row.
+    fn spare(&mut self, store: &Store) -> Result<()> {
+        let rows = store.metadata().snapshots()?;
+        let needed: HashSet<DiffId> = rows.iter().filter_map(|row| row.tree).collect();
+        let names: HashSet<String> = needed.iter().map(|diff_id| diff_id.0.hex()).collect();
+        let ids: HashSet<String> = store.metadata().snapshot_ids()?.iter().map(u64::to_string).collect();
+        self.tree_rows.retain(|diff_id| !needed.contains(diff_id));
+        self.trees.retain(|name, _| !names.contains(name));
+        self.snapshot_dirs.retain(|name, _| !ids.contains(name));
+        Ok(())
     }
 }
 

@@ -1,6 +1,5 @@
 use super::super::du;
 use super::*;
-use crate::error::ErrorKind;
 use crate::metadata::{
     BlobRow, ImageCommit, Labels, ManifestRow, NewImage, NewSnapshot, Resource, SnapshotKind, TreeRow, Usage,
 };
@@ -285,4 +284,18 @@ fn du_tells_what_is_shared_from_what_is_not() {
     let unique =
         |name: &str| report.images.iter().find(|i| i.name.as_deref() == Some(name)).map(|i| i.unique_bytes);
     assert_eq!((unique("a"), unique("c")), (Some(0), Some(0)), "two names of one image share all of it");
+}
+
+#[test]
+fn a_mount_that_is_prepared_between_mark_and_sweep_keeps_its_chain() {
+    let (dir, store) = fresh();
+    let made = put_image(dir.path(), &store, "a", &["base", "top"]);
+    store.metadata().image_remove("a").expect("removes");
+    let plan = Plan::make(&store, &|_| false).expect("plans");
+    snapshot(&store, "rw", SnapshotKind::Active, Some(&made.chains[0]), None);
+    let report = plan.run(&store).expect("collects");
+    assert_eq!((report.trees_removed, report.snapshots_removed, report.failed.len()), (1, 1, 0));
+    assert!(dir.path().join("trees").join(made.trees[0].0.hex()).join("fs/etc/file").exists());
+    assert!(store.metadata().tree_get(&made.trees[0]).expect("reads").is_some());
+    assert_eq!(count(dir.path(), "snapshots"), 2);
 }

@@ -1,0 +1,564 @@
+use super::*;
+use crate::error::{ErrorKind, Result};
+use crate::io::tar::build::{Item, device, dir, file, hard_link, symlink, tar};
+use crate::parallel::Cancel;
+use crate::tree::PathBytes;
+use rustix::fd::AsFd;
+use rustix::fs::{Mode, OFlags, XattrFlags};
+use std::fs::{self, Permissions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// A place with a tree and a canary beside it.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::create_dir(dir.path().join("fs")).expect("a directory");
+        fs::create_dir(dir.path().join("outside")).expect("a directory");
+        fs::write(dir.path().join("outside/victim"), "canary").expect("a file");
+        fs::set_permissions(dir.path().join("outside"), Permissions::from_mode(0o711)).expect("a mode");
+        Place { dir }
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.dir.path().join("fs").join(path)
+    }
+
+    fn apply_with(&self, bytes: &[u8], options: &ApplyOptions) -> Result<Applied> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let fd = rustix::fs::open(self.path(""), flags, Mode::empty())?;
+        let applied = apply(bytes, fd.as_fd(), options, &Cancel::new(), &mut |_| {});
+        self.check_canary();
+        applied.map(|(applied, _)| applied)
+    }
+
+    fn apply(&self, items: &[Item]) -> Result<Applied> {
+        self.apply_with(&tar(items), &ApplyOptions::default())
+    }
+
+    fn check_canary(&self) {
+        let outside = self.dir.path().join("outside");
+        let names: Vec<_> = fs::read_dir(&outside).expect("still there").collect();
+        assert_eq!(names.len(), 1, "something was written outside");
+        assert_eq!(fs::read_to_string(outside.join("victim")).expect("still there"), "canary");
+        assert_eq!(fs::metadata(&outside).expect("still there").mode() & 0o7777, 0o711);
+        assert_eq!(fs::read_dir(self.dir.path()).expect("still there").count(), 2);
+    }
+
+    fn stat(&self, path: &str) -> fs::Metadata {
+        fs::symlink_metadata(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    fn text(&self, path: &str) -> String {
+        fs::read_to_string(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    fn is_whiteout(&self, path: &str) -> bool {
+        let stat = self.stat(path);
+        stat.file_type().is_char_device() && stat.rdev() == 0
+    }
+
+    fn xattr(&self, path: &str, name: &str) -> Option<Vec<u8>> {
+        let mut value = vec![0; 256];
+        let length = rustix::fs::lgetxattr(self.path(path), name, &mut value[..]).ok()?;
+        value.truncate(length);
+        Some(value)
+    }
+
+    fn is_opaque(&self, path: &str) -> bool {
+        self.xattr(path, "trusted.overlay.opaque").as_deref() == Some(b"y")
+    }
+}
+
+/// Most of this needs owners, devices and trusted attributes.
+fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: extraction as the layer says needs root");
+    }
+    root
+}
+
+fn paths(list: &[PathBytes]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
+}
+
+fn good(items: &[Item]) -> (Place, Applied) {
+    let place = Place::new();
+    let applied = place.apply(items).expect("a good layer");
+    (place, applied)
+}
+
+fn refused(items: &[Item]) -> ErrorKind {
+    let place = Place::new();
+    place.apply(items).map(|_| ()).expect_err("a bad layer").kind()
+}
+
+#[test]
+fn attributes_are_as_the_layer_says() {
+    if !is_root() {
+        return;
+    }
+    let items = [
+        dir("./").mode(0o750).owner(7, 8),
+        dir("d").mode(0o2555).owner(1, 2).pax("mtime", "1234.567890123"),
+        file("d/f", "text").mode(0o4711).owner(3, 4).pax("mtime", "-5.25"),
+        file("d/none", "").mode(0),
+        symlink("d/s", "/no/where").owner(5, 6),
+        device("d/p", b'6', 0, 0).mode(0o622),
+        device("d/null", b'3', 1, 3).mode(0o6666).owner(9, 9),
+        hard_link("d/h", "/d/f"),
+        hard_link("d/hs", "d/s"),
+        file("x", "").pax("SCHILY.xattr.user.a", "1").pax("SCHILY.xattr.trusted.overlay.opaque", "y"),
+    ];
+    let (place, applied) = good(&items);
+    let root = place.stat("");
+    assert_eq!((root.mode() & 0o7777, root.uid(), root.gid()), (0o750, 7, 8));
+    let d = place.stat("d");
+    assert_eq!((d.mode() & 0o7777, d.uid(), d.gid()), (0o2555, 1, 2));
+    assert_eq!((d.mtime(), d.mtime_nsec()), (1234, 567_890_123));
+    let f = place.stat("d/f");
+    assert_eq!((f.mode() & 0o7777, f.uid(), f.gid(), f.nlink()), (0o4711, 3, 4, 2));
+    assert_eq!((f.mtime(), f.mtime_nsec()), (-6, 750_000_000));
+    assert_eq!(place.text("d/h"), "text");
+    assert_eq!(place.stat("d/none").mode() & 0o7777, 0);
+    let s = place.stat("d/s");
+    assert_eq!((s.uid(), s.gid(), s.mtime(), s.ino()), (5, 6, 1_000_000_000, place.stat("d/hs").ino()));
+    assert_eq!(place.stat("d/p").mode() & 0o7777, 0o622);
+    let null = place.stat("d/null");
+    assert_eq!((null.mode() & 0o7777, null.rdev(), null.uid()), (0o6666, rustix::fs::makedev(1, 3), 9));
+    assert_eq!(place.xattr("x", "user.a").as_deref(), Some(&b"1"[..]));
+    assert!(!place.is_opaque("x"));
+    assert_eq!(applied.notices.len(), 1, "{:?}", applied.notices);
+    assert!(applied.record.implicit.is_empty());
+    assert_eq!((applied.record.entries, applied.record.bytes, applied.record.inodes), (10, 4, 8));
+}
+
+#[test]
+fn modes_and_owners_do_not_depend_on_umask_acls_or_the_stores_directory() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    fs::set_permissions(place.path(""), Permissions::from_mode(0o2777)).expect("a mode");
+    std::os::unix::fs::chown(place.path(""), Some(0), Some(77)).expect("an owner");
+    // Version 2; user::rwx, group::r-x, mask::r-x, other::---.
+    let acl: Vec<u8> =
+        [&2u32.to_le_bytes()[..], &entry(1, 7), &entry(4, 5), &entry(16, 5), &entry(32, 0)].concat();
+    fn entry(tag: u16, perm: u16) -> Vec<u8> {
+        [&tag.to_le_bytes()[..], &perm.to_le_bytes(), &u32::MAX.to_le_bytes()].concat()
+    }
+    if rustix::fs::setxattr(place.path(""), "system.posix_acl_default", &acl, XattrFlags::empty()).is_err() {
+        eprintln!("SKIPPED in part: no ACLs here");
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            use_private_umask();
+            rustix::process::umask(Mode::from_raw_mode(0o077));
+            let items =
+                [file("a/f", "").mode(0o666), dir("b").mode(0o777), device("p", b'6', 0, 0).mode(0o666)];
+            place.apply(&items).expect("a good layer");
+        });
+    });
+    for (path, mode) in [("", 0o755), ("a", 0o755), ("a/f", 0o666), ("b", 0o777), ("p", 0o666)] {
+        let stat = place.stat(path);
+        assert_eq!((stat.mode() & 0o7777, stat.gid()), (mode, 0), "{path}");
+        assert_eq!(place.xattr(path, "system.posix_acl_access"), None, "{path}");
+    }
+}
+
+#[test]
+fn nothing_gets_outside_through_links_and_dots() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let outside = place.dir.path().join("outside");
+    let outside = outside.to_str().expect("plain");
+    let up = "../../../../../../../..".to_string() + outside;
+    // T1, T4: files and directories through links; the names land inside.
+    let items = [
+        symlink("escape", outside),
+        file("escape/x", "in"),
+        dir("escape/made"),
+        symlink("up", &up),
+        file("up/y", "in"),
+        symlink("parent", ".."),
+        file("parent/z", "in"),
+        dir("sub"),
+        symlink("b", "sub"),
+        symlink("a", "b/.."),
+        symlink("sub/c", "../.."),
+        file("a/sub/c/w", "in"),
+        // T2: a directory where a link was.
+        symlink("d", outside),
+        dir("d").mode(0o777),
+        // T8: deletions through links.
+        file("escape/.wh.victim", ""),
+        file("up/.wh..wh..opq", ""),
+        // T7
+        file("/abs", "in"),
+        file("//abs2", "in"),
+        file("a/../../dots", "in"),
+        file("../../dots2", "in"),
+    ];
+    place.apply(&items).expect("a harmless layer");
+    let inside = outside.trim_start_matches('/');
+    for name in [&format!("{inside}/x"), &format!("{inside}/y"), "z", "w", "abs", "abs2", "dots", "dots2"] {
+        assert_eq!(place.text(name), "in", "{name}");
+    }
+    assert!(place.is_whiteout(&format!("{inside}/victim")));
+    assert!(place.is_opaque(inside));
+    assert!(place.stat("d").is_dir());
+    // T3: a hard link's target is looked for inside only.
+    let place = Place::new();
+    let applied =
+        place.apply(&[hard_link("h", format!("{outside}/victim")), hard_link("i", &up)]).expect("pending");
+    assert_eq!(applied.record.pending_links.len(), 2);
+    let own = PathBytes::cleaned(outside.as_bytes());
+    assert_eq!(applied.record.pending_links[1].target, own);
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused() {
+    if !is_root() {
+        return;
+    }
+    for items in [
+        // T6
+        vec![symlink(".", "/")],
+        vec![symlink("/", "x")],
+        vec![symlink("./", "x")],
+        vec![file("", "x")],
+        // T8
+        vec![file(".wh.", "")],
+        vec![file("a/.wh..", "")],
+        vec![file("a/.wh...", "")],
+        vec![file(".wh.a/b", "")],
+        // Others
+        vec![symlink("a", "b"), symlink("b", "a"), file("a/x", "")],
+        vec![file("f", ""), file("f/x", "")],
+        vec![dir("d"), hard_link("h", "d")],
+        vec![hard_link("h", "/")],
+        vec![symlink("s", "")],
+    ] {
+        assert_eq!(refused(&items), ErrorKind::Malformed, "{:?}", items.last().map(|item| item.name.clone()));
+    }
+    for items in [vec![file("n".repeat(256), "")], vec![dir("d/".repeat(300))], vec![dir("d/".repeat(1000))]]
+    {
+        assert_eq!(refused(&items), ErrorKind::LimitExceeded);
+    }
+    let too_high =
+        Place::new().apply(&[file("f", "").owner(u64::from(u32::MAX), 0)]).map(|_| ()).expect_err("no owner");
+    assert!(too_high.hint().is_some_and(|hint| hint.contains("--ignore-chown")));
+    let options = ApplyOptions { ownership: Ownership::Ignore, ..ApplyOptions::default() };
+    let ignored = Place::new().apply_with(&tar(&[file("f", "").owner(1 << 40, 5)]), &options);
+    assert!(ignored.is_ok());
+}
+
+/// Symlinks can make a path deep that is short as written.
+#[test]
+fn depth_is_limited_behind_symlinks_too() {
+    let deep = "d/".repeat(200);
+    let items = [dir(&deep), symlink("s", &deep), dir("s/".to_owned() + &deep)];
+    assert_eq!(refused(&items), ErrorKind::LimitExceeded);
+}
+
+#[test]
+fn entries_and_bytes_are_limited() {
+    let limited = |limits| ApplyOptions { limits, ..ApplyOptions::default() };
+    let bytes = tar(&[file("a", [1; 5000]), file("b", "")]);
+    for limits in
+        [Limits { layer_entries: 1, ..Limits::default() }, Limits { layer_bytes: 5000, ..Limits::default() }]
+    {
+        let error = Place::new().apply_with(&bytes, &limited(limits)).map(|_| ()).expect_err("too much");
+        assert_eq!(error.kind(), ErrorKind::LimitExceeded);
+    }
+}
+
+#[test]
+fn whiteouts_mean_the_same_before_and_after_their_siblings() {
+    if !is_root() {
+        return;
+    }
+    let entries = [
+        file(".wh.gone", ""),
+        file(".wh.file", ""),
+        file("file", "new"),
+        file(".wh.dir", ""),
+        dir("dir"),
+        file("dir/x", "new"),
+        file(".wh.implied", ""),
+        file("implied/x", "new"),
+        dir("opaque"),
+        file("opaque/.wh..wh..opq", ""),
+        file("opaque/x", "new"),
+        file("sub/.wh.gone", ""),
+        file(".wh..wh.plnk/1.2", ""),
+        file(".wh..wh.aufs", ""),
+    ];
+    let backwards: Vec<Item> = entries.iter().rev().cloned().collect();
+    let forwards = good(&entries);
+    let backwards = good(&backwards);
+    for (place, applied) in [&forwards, &backwards] {
+        assert_eq!(paths(&applied.record.whiteouts), ["gone", "sub/gone"]);
+        assert_eq!(paths(&applied.record.opaque), ["dir", "implied", "opaque"]);
+        assert_eq!(paths(&applied.record.implicit), ["", "implied", "sub"]);
+        assert!(place.is_whiteout("gone") && place.is_whiteout("sub/gone"));
+        assert!(["dir", "implied", "opaque"].iter().all(|name| place.is_opaque(name)));
+        assert!(!place.is_opaque("sub") && !place.is_opaque(""));
+        for name in ["file", "dir/x", "implied/x", "opaque/x"] {
+            assert_eq!(place.text(name), "new");
+        }
+        assert_eq!(fs::read_dir(place.path("")).expect("a directory").count(), 6);
+    }
+    assert_eq!(forwards.1.record, backwards.1.record);
+}
+
+#[test]
+fn the_other_forms_mark_with_user_attributes_or_not_at_all() {
+    if !is_root() {
+        return;
+    }
+    let bytes = tar(&[file(".wh.gone", ""), file(".wh.d", ""), file("d/x", ""), file("o/.wh..wh..opq", "")]);
+    let with = |form| {
+        let place = Place::new();
+        let options = ApplyOptions { form, ..ApplyOptions::default() };
+        let applied = place.apply_with(&bytes, &options).expect("a good layer");
+        assert_eq!(paths(&applied.record.whiteouts), ["gone"]);
+        assert_eq!(paths(&applied.record.opaque), ["d", "o"]);
+        place
+    };
+    let user = with(WhiteoutForm::User);
+    assert!(user.is_whiteout("gone"));
+    assert_eq!(user.xattr("o", "user.overlay.opaque").as_deref(), Some(&b"y"[..]));
+    let list = with(WhiteoutForm::List);
+    assert!(!list.path("gone").exists());
+    assert_eq!(list.xattr("o", "user.overlay.opaque"), None);
+    assert!(!list.is_opaque("o"));
+}
+
+#[test]
+fn the_last_entry_of_a_name_wins() {
+    if !is_root() {
+        return;
+    }
+    let items = [
+        file("f", "first, and longer"),
+        hard_link("h", "f"),
+        file("f", "second"),
+        dir("d").mode(0o700),
+        file("d/kept", "kept"),
+        dir("d").mode(0o711),
+        dir("gone/sub"),
+        file("gone/sub/x", ""),
+        file("gone/.wh.y", ""),
+        hard_link("gone/pending", "nowhere"),
+        file("gone", "file now"),
+        symlink("s", "d"),
+        file("s/through", "through"),
+        dir("s"),
+        file("s/real", "real"),
+        hard_link("h2", "nowhere"),
+        file("h2", "file"),
+        symlink("t", "x"),
+        symlink("t", "y"),
+    ];
+    let (place, applied) = good(&items);
+    assert_eq!((place.text("f"), place.text("h")), ("second".into(), "first, and longer".into()));
+    assert_eq!(place.stat("d").mode() & 0o7777, 0o711);
+    assert_eq!((place.text("d/kept"), place.text("gone")), ("kept".into(), "file now".into()));
+    assert_eq!((place.text("d/through"), place.text("s/real")), ("through".into(), "real".into()));
+    assert!(place.stat("s").is_dir() && !place.path("d/real").exists());
+    assert_eq!(fs::read_link(place.path("t")).expect("a link"), Path::new("y"));
+    let record = applied.record;
+    assert_eq!(paths(&record.implicit), [""]);
+    assert!(record.whiteouts.is_empty() && record.pending_links.is_empty() && record.opaque.is_empty());
+}
+
+#[test]
+fn hard_links_reach_forwards_and_wait_for_lower_layers() {
+    if !is_root() {
+        return;
+    }
+    let items = [
+        hard_link("first", "second"),
+        hard_link("second", "target"),
+        hard_link("lib/link", "/usr/../lower/file"),
+        symlink("way", "/real"),
+        hard_link("through", "way/target"),
+        file("real/target", "there"),
+        file("target", "here"),
+        file(".wh.deleted", ""),
+        hard_link("undead", "deleted"),
+        hard_link("target", "target"),
+    ];
+    let (place, applied) = good(&items);
+    assert_eq!((place.text("first"), place.text("through")), ("here".into(), "there".into()));
+    assert_eq!(place.stat("target").nlink(), 3);
+    let pending: Vec<_> = applied
+        .record
+        .pending_links
+        .iter()
+        .map(|link| (link.path.to_string(), link.target.to_string()))
+        .collect();
+    assert_eq!(pending, [("lib/link".into(), "lower/file".into()), ("undead".into(), "deleted".into())]);
+    assert_eq!(paths(&applied.record.implicit), ["", "lib", "real"]);
+    assert!(!place.path("undead").exists());
+}
+
+#[test]
+fn paths_lead_through_symlinks_of_the_layer() {
+    if !is_root() {
+        return;
+    }
+    let items = [
+        symlink("lib", "usr/lib"),
+        file("lib/a", "a"),
+        symlink("abs", "/usr/lib/deep"),
+        file("abs/b", "b"),
+        symlink("far", "../../../../usr"),
+        file("far/c", "c"),
+        symlink("dangling", "nothing"),
+    ];
+    let (place, applied) = good(&items);
+    assert_eq!([place.text("usr/lib/a"), place.text("usr/lib/deep/b"), place.text("usr/c")], ["a", "b", "c"]);
+    assert_eq!(paths(&applied.record.implicit), ["", "usr", "usr/lib", "usr/lib/deep"]);
+    let implicit = place.stat("usr/lib");
+    assert_eq!((implicit.mode() & 0o7777, implicit.uid(), implicit.mtime()), (0o755, 0, 0));
+    // A symlink of a lower layer is not ours to follow.
+    let (place, applied) = good(&[file("lib/x", "x")]);
+    assert!(place.stat("lib").is_dir());
+    assert_eq!(paths(&applied.record.implicit), ["", "lib"]);
+}
+
+#[test]
+fn names_are_bytes() {
+    let (place, _) = good(&[file(b"\xff\n/new\nline", "x"), dir("d/./e//")]);
+    let name = std::ffi::OsStr::from_bytes(b"\xff\n/new\nline");
+    assert_eq!(fs::read(place.dir.path().join("fs").join(name)).expect("there"), b"x");
+    assert!(place.stat("d/e").is_dir());
+}
+
+#[test]
+fn long_runs_of_zeros_become_holes_and_contents_stay() {
+    let mut data = vec![0; 3 << 20];
+    data[100] = 1;
+    data[(1 << 20) + 5] = 2;
+    data[(1 << 20) + 70_000] = 3;
+    let mut ends_in_data = data.clone();
+    *ends_in_data.last_mut().expect("not empty") = 4;
+    let bytes = tar(&[
+        file("zeros", &data),
+        file("data", &ends_in_data),
+        file("all", vec![0; 200_000]),
+        file("small", [0; 99]),
+    ]);
+    for buffer in [1000, 4096, 65_536, 1 << 20, 4 << 20] {
+        let place = Place::new();
+        let fd = rustix::fs::open(place.path(""), OFlags::DIRECTORY, Mode::empty()).expect("there");
+        let input = std::io::BufReader::with_capacity(buffer, &bytes[..]);
+        apply(input, fd.as_fd(), &ApplyOptions::default(), &Cancel::new(), &mut |_| {})
+            .expect("a good layer");
+        assert!(fs::read(place.path("zeros")).expect("there") == data, "{buffer}");
+        assert!(fs::read(place.path("data")).expect("there") == ends_in_data, "{buffer}");
+        assert_eq!(place.stat("all").len(), 200_000);
+        assert_eq!(fs::read(place.path("small")).expect("there"), [0; 99]);
+        assert!(place.stat("zeros").blocks() * 512 < 1 << 20, "{buffer}");
+        assert_eq!(place.stat("all").blocks(), 0, "{buffer}");
+    }
+}
+
+#[test]
+fn sparse_files_stay_sparse() {
+    let sparse =
+        file("x", "abcde").pax("GNU.sparse.map", "1048576,3,9000000,2").pax("GNU.sparse.size", "10000000");
+    let (place, applied) = good(&[sparse, file("after", "x")]);
+    let content = fs::read(place.path("x")).expect("there");
+    assert_eq!((&content[1_048_576..1_048_579], &content[9_000_000..9_000_002]), (&b"abc"[..], &b"de"[..]));
+    assert_eq!(content.len(), 10_000_000);
+    assert_eq!(content.iter().filter(|&&byte| byte != 0).count(), 5);
+    assert!(place.stat("x").blocks() < 100);
+    assert_eq!(applied.record.bytes, 6);
+}
+
+#[test]
+fn devices_that_would_delete_are_left_out_and_reported() {
+    if !is_root() {
+        return;
+    }
+    let (place, applied) = good(&[device("etc/shadow", b'3', 0, 0), device("sda", b'4', 8, 0)]);
+    assert!(!place.path("etc/shadow").exists());
+    assert!(place.stat("sda").file_type().is_block_device());
+    assert_eq!(applied.notices.len(), 1);
+    assert!(applied.record.whiteouts.is_empty());
+}
+
+#[test]
+fn kept_attributes_are_those_that_describe_the_file() {
+    for (name, verdict) in [
+        ("user.mime_type", XattrVerdict::Keep),
+        ("security.capability", XattrVerdict::Keep),
+        ("system.posix_acl_access", XattrVerdict::Keep),
+        ("system.posix_acl_default", XattrVerdict::Keep),
+        ("user.overlay.opaque", XattrVerdict::Drop),
+        ("trusted.overlay.redirect", XattrVerdict::Drop),
+        ("security.selinux", XattrVerdict::Drop),
+        ("security.ima", XattrVerdict::Drop),
+        ("", XattrVerdict::Drop),
+    ] {
+        assert_eq!(judge_xattr(name.as_bytes()), verdict, "{name}");
+    }
+}
+
+#[test]
+fn capabilities_survive_the_change_of_owner() {
+    if !is_root() {
+        return;
+    }
+    // Version 2, effective, CAP_NET_RAW.
+    let capability: Vec<u8> =
+        [0x0200_0001u32, 1 << 13, 0, 0, 0].iter().flat_map(|word| word.to_le_bytes()).collect();
+    let ping =
+        file("ping", "elf").mode(0o755).owner(10, 10).pax("SCHILY.xattr.security.capability", &capability);
+    let (place, _) = good(&[ping]);
+    assert_eq!(place.xattr("ping", "security.capability"), Some(capability));
+    assert_eq!((place.stat("ping").uid(), place.stat("ping").mode() & 0o7777), (10, 0o755));
+}
+
+#[test]
+fn an_empty_layer_is_a_bare_root() {
+    for bytes in [&b""[..], &tar(&[])] {
+        let place = Place::new();
+        let applied = place.apply_with(bytes, &ApplyOptions::default()).expect("a good layer");
+        assert_eq!(applied.record.entries, 0);
+        assert_eq!((place.stat("").mode() & 0o7777, place.stat("").mtime()), (0o755, 0));
+    }
+}
+
+#[test]
+fn a_layer_cut_anywhere_is_an_error_and_stays_inside() {
+    let bytes = tar(&[file("a", [1; 2000]), dir("d"), file("d/b", "x")]);
+    for end in (1..2500).step_by(97) {
+        let result = Place::new().apply_with(&bytes[..end], &ApplyOptions::default());
+        if let Err(error) = result {
+            assert_eq!(error.kind(), ErrorKind::Truncated, "cut at {end}");
+        }
+    }
+}
+
+#[test]
+fn cancelling_stops_the_extraction() {
+    let place = Place::new();
+    let fd = rustix::fs::open(place.path(""), OFlags::DIRECTORY, Mode::empty()).expect("there");
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let bytes = tar(&[file("a", [1; 500_000])]);
+    let result = apply(&bytes[..], fd.as_fd(), &ApplyOptions::default(), &cancel, &mut |_| {});
+    assert_eq!(result.map(|_| ()).expect_err("cancelled").kind(), ErrorKind::Cancelled);
+}

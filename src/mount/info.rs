@@ -1,0 +1,119 @@
+//! What is mounted, from `/proc/self/mountinfo`.
+
+use crate::error::{Result, ResultExt};
+use rustix::fs;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// One line of the mount table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountInfo {
+    /// The kernel's number of the mount.
+    pub id: u64,
+    /// Which directory of its filesystem is shown.
+    pub root: PathBuf,
+    /// Where it is mounted.
+    pub target: PathBuf,
+    /// Whether this mount refuses writes.
+    pub read_only: bool,
+    /// The filesystem's type.
+    pub fs_type: String,
+    /// The name of what is mounted.
+    pub source: PathBuf,
+    /// The filesystem's own options.
+    pub options: String,
+}
+
+/// Every mount of this process's namespace, in the kernel's order.
+pub fn all() -> Result<Vec<MountInfo>> {
+    let table = std::fs::read("/proc/self/mountinfo").doing(|| "cannot read the mount table")?;
+    Ok(table.split(|&byte| byte == b'\n').filter_map(parse).collect())
+}
+
+/// The mounts that show something of the store at `root`.
+pub fn list(root: &Path) -> Result<Vec<MountInfo>> {
+    let root = std::fs::canonicalize(root).doing(|| format!("cannot find the store {}", root.display()))?;
+    Ok(all()?.into_iter().filter(|mount| shows(mount, &root)).collect())
+}
+
+/// The name by which overlays of this store appear in the mount table.
+pub fn source_name(root: &Path) -> PathBuf {
+    let mut name = OsString::from("transload:");
+    name.push(root);
+    name.into()
+}
+
+fn shows(mount: &MountInfo, root: &Path) -> bool {
+    if mount.fs_type == "overlay" {
+        return mount.source == source_name(root);
+    }
+    // A bind mount: its root ends in a path of the store, and both are the same directory.
+    let text = mount.root.as_os_str().as_bytes();
+    ["/snapshots/", "/trees/"].iter().any(|part| {
+        let Some(start) = text.windows(part.len()).rposition(|window| window == part.as_bytes()) else {
+            return false;
+        };
+        let inside = root.join(OsString::from_vec(text[start + 1..].to_vec()));
+        match (fs::stat(&inside), fs::stat(&mount.target)) {
+            (Ok(ours), Ok(shown)) => (ours.st_dev, ours.st_ino) == (shown.st_dev, shown.st_ino),
+            _ => false,
+        }
+    })
+}
+
+/// `36 35 98:0 /root /target rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
+fn parse(line: &[u8]) -> Option<MountInfo> {
+    let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
+    let dash = fields.iter().position(|field| *field == b"-")?;
+    let text = |field: &[u8]| String::from_utf8_lossy(&unescaped(field)).into_owned();
+    let path = |field: &[u8]| PathBuf::from(OsString::from_vec(unescaped(field)));
+    Some(MountInfo {
+        id: text(fields.first()?).parse().ok()?,
+        root: path(fields.get(3)?),
+        target: path(fields.get(4)?),
+        read_only: fields.get(5)?.split(|&byte| byte == b',').any(|option| option == b"ro"),
+        fs_type: text(fields.get(dash + 1)?),
+        source: path(fields.get(dash + 2)?),
+        options: text(fields.get(dash + 3)?),
+    })
+}
+
+/// Blanks, newlines and backslashes stand as a backslash and three octal digits.
+fn unescaped(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let octal =
+            tail.get(..3).filter(|digits| byte == b'\\' && digits.iter().all(|d| (b'0'..b'8').contains(d)));
+        match octal {
+            Some(digits) => {
+                bytes.push(digits.iter().fold(0u8, |value, digit| value.wrapping_mul(8) + (digit - b'0')));
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_table_is_read_with_blanks_in_its_paths() {
+        let line = br"36 35 98:0 /a\040b /mnt/x\134y ro,noatime master:1 shared:2 - overlay transload:/s rw,index=off";
+        let mount = parse(line).expect("well formed");
+        assert_eq!((mount.id, mount.read_only), (36, true));
+        assert_eq!(mount.root, Path::new("/a b"));
+        assert_eq!(mount.target, Path::new(r"/mnt/x\y"));
+        assert_eq!(mount.source, Path::new("transload:/s"));
+        assert_eq!(mount.options, "rw,index=off");
+        assert_eq!(parse(b""), None);
+        assert_eq!(parse(b"36 35 98:0 /a /b rw"), None);
+    }
+}

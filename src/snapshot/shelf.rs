@@ -1,0 +1,403 @@
+//! What both snapshotters have in common: the rows, and the directories `snapshots/<n>`.
+//!
+//! A directory is made under `ingest/`, complete with `snapshot.json`, and moved to its number once the row that gives
+//! the number exists. So a directory of a number is complete; a row whose directory is missing was interrupted, and a
+//! layer's is made good by whoever commits that layer next. No disk is walked or synced inside a transaction.
+
+use super::beneath;
+use super::filter::{Filters, kind_name};
+use super::merge::Stack;
+use super::trees::Trees;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::io::{durable, locked::LockedDir, remove};
+use crate::metadata::{Labels, Metadata, NewSnapshot, SnapshotKind, SnapshotRow, Usage};
+use crate::oci::{ChainId, DiffId};
+use crate::parallel::Cancel;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The version of `snapshot.json`.
+const VERSION: u32 = 1;
+
+/// `snapshot.json`: what a snapshot's row can be made again from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotFile {
+    /// The version of this file.
+    pub version: u32,
+    /// Key or name.
+    pub name: String,
+    /// `active`, `view` or `committed`.
+    pub kind: String,
+    /// The snapshot below.
+    pub parent: Option<String>,
+    /// The layer, where it was made of one.
+    pub tree: Option<DiffId>,
+    /// Whether `fs` is a heal directory over that layer.
+    pub heal: bool,
+}
+
+impl SnapshotFile {
+    fn of(new: &NewSnapshot<'_>) -> Self {
+        SnapshotFile {
+            version: VERSION,
+            name: new.key.to_string(),
+            kind: kind_name(new.kind).to_string(),
+            parent: new.parent.map(str::to_string),
+            tree: new.tree,
+            heal: new.heal,
+        }
+    }
+}
+
+pub(super) struct Shelf {
+    pub root: PathBuf,
+    pub base: Arc<OwnedFd>,
+    pub trees: Trees,
+    pub metadata: Arc<Metadata>,
+    snapshots: OwnedFd,
+    ingests: Arc<OwnedFd>,
+}
+
+impl Shelf {
+    pub fn open(root: &Path, metadata: Arc<Metadata>) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let base =
+            fs::open(root, flags, Mode::empty()).doing(|| format!("cannot open {}", root.display()))?;
+        Ok(Shelf {
+            root: root.to_path_buf(),
+            trees: Trees::open(base.as_fd())?,
+            snapshots: durable::ensure_dir(&base, "snapshots")?,
+            ingests: Arc::new(durable::ensure_dir(&base, "ingest")?),
+            base: Arc::new(base),
+            metadata,
+        })
+    }
+
+    /// Where a snapshot's directory lies, relative to the store's root.
+    pub fn place(row: &SnapshotRow, part: &str) -> String {
+        format!("snapshots/{}/{part}", row.id)
+    }
+
+    /// The same as an absolute path.
+    pub fn path(&self, row: &SnapshotRow, part: &str) -> PathBuf {
+        self.root.join(Self::place(row, part))
+    }
+
+    pub fn get(&self, key: &str) -> Result<SnapshotRow> {
+        let missing = || Error::new(ErrorKind::NotFound, format!("there is no snapshot {key}"));
+        self.metadata.snapshot_get(key)?.ok_or_else(missing)
+    }
+
+    /// The snapshot and all below it, top first.
+    pub fn chain(&self, row: SnapshotRow) -> Result<Vec<SnapshotRow>> {
+        let mut chain = vec![row];
+        let mut seen: HashSet<u64> = chain.iter().map(|row| row.id).collect();
+        while let Some(parent) = chain.last().and_then(|row| row.parent.clone()) {
+            let row = self.get(&parent)?;
+            if !seen.insert(row.id) {
+                let message = format!("snapshot {parent} is its own parent");
+                return Err(Error::new(ErrorKind::Corrupt, message));
+            }
+            chain.push(row);
+        }
+        Ok(chain)
+    }
+
+    /// The chain below a new snapshot; checks that the parent can be one.
+    pub fn parent_chain(&self, parent: Option<&str>) -> Result<Vec<SnapshotRow>> {
+        let Some(parent) = parent else { return Ok(Vec::new()) };
+        let row = self.get(parent)?;
+        if row.kind != SnapshotKind::Committed {
+            let message = format!("the parent snapshot {parent} is not committed");
+            return Err(Error::new(ErrorKind::FailedPrecondition, message));
+        }
+        self.chain(row)
+    }
+
+    /// Fails early where the transaction would fail later, before anything is written.
+    pub fn check_free(&self, key: &str) -> Result<()> {
+        if key.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidArgument, "a snapshot needs a key"));
+        }
+        match self.metadata.snapshot_get(key)? {
+            Some(_) => Err(Error::new(ErrorKind::AlreadyExists, format!("snapshot {key} exists already"))),
+            None => Ok(()),
+        }
+    }
+
+    pub fn is_complete(&self, row: &SnapshotRow) -> Result<bool> {
+        match fs::statat(&self.snapshots, row.id.to_string(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => {
+                Err(errno).doing(|| format!("cannot look up the directory of snapshot {}", row.key))
+            }
+        }
+    }
+
+    /// A place to make a snapshot's directory in.
+    pub fn stage(&self) -> Result<Staged<'_>> {
+        let name = format!("snapshot-{}", durable::unique_name());
+        let dir = LockedDir::acquire(&self.ingests, &name, &Cancel::new(), &mut || {})?;
+        Ok(Staged { shelf: self, dir: Some(dir) })
+    }
+
+    /// The one place to make this chain's directory in; waits for whoever is at it already.
+    fn stage_layer(&self, chain_id: &ChainId) -> Result<Staged<'_>> {
+        let name = format!("snapshot-{}", chain_id.0.hex());
+        let dir = LockedDir::acquire(&self.ingests, &name, &Cancel::new(), &mut || {})?;
+        let staged = Staged { shelf: self, dir: Some(dir) };
+        remove::remove_contents(staged.fd())?;
+        Ok(staged)
+    }
+
+    /// Makes the row, then gives the staged directory its number.
+    pub fn create(&self, staged: Staged<'_>, new: &NewSnapshot<'_>) -> Result<SnapshotRow> {
+        staged.write_file(&SnapshotFile::of(new))?;
+        let row = self.metadata.snapshot_create(new)?;
+        match staged.place(row.id) {
+            Ok(()) => Ok(row),
+            Err(error) => {
+                // Without its directory it is of no use to anyone.
+                let _ = self.metadata.snapshot_remove(&row.key);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the committed snapshot of a layer, unless it is there: `fill` makes its `fs` and tells what to record.
+    pub fn commit_layer(
+        &self,
+        parent: Option<&ChainId>,
+        diff_id: &DiffId,
+        labels: &Labels,
+        fill: impl FnOnce(&Staged<'_>, &[SnapshotRow]) -> Result<Filled>,
+    ) -> Result<super::Committed> {
+        let chain_id = ChainId::above(parent, diff_id);
+        let name = chain_id.to_string();
+        if self.has_layer(&name)?.is_some_and(|complete| complete) {
+            return Ok(super::Committed::Existing);
+        }
+        let staged = self.stage_layer(&chain_id)?;
+        let incomplete = match self.has_layer(&name)? {
+            Some(true) => return Ok(super::Committed::Existing),
+            other => other.is_some(),
+        };
+        let parent = parent.map(ChainId::to_string);
+        let below = self.parent_chain(parent.as_deref())?;
+        let filled = fill(&staged, &below)?;
+        let new = NewSnapshot {
+            key: &name,
+            kind: SnapshotKind::Committed,
+            parent: parent.as_deref(),
+            tree: Some(*diff_id),
+            heal: filled.heal,
+            labels,
+            usage: filled.usage,
+        };
+        match incomplete {
+            false => drop(self.create(staged, &new)?),
+            true => {
+                staged.write_file(&SnapshotFile::of(&new))?;
+                staged.place(self.get(&name)?.id)?;
+            }
+        }
+        Ok(super::Committed::New)
+    }
+
+    /// Whether the row is there and, if so, its directory.
+    fn has_layer(&self, name: &str) -> Result<Option<bool>> {
+        self.metadata.snapshot_get(name)?.map(|row| self.is_complete(&row)).transpose()
+    }
+
+    /// Measures an active snapshot and turns it into a committed one.
+    pub fn commit(
+        &self,
+        name: &str,
+        key: &str,
+        labels: &Labels,
+        rebase: Option<&str>,
+    ) -> Result<SnapshotRow> {
+        let row = self.get(key)?;
+        let usage = self.measure(&row)?;
+        // The data has to be there before a row says that it may be built upon.
+        durable::sync_filesystem(&self.base)?;
+        let committed = self.metadata.snapshot_commit(key, name, usage, labels, rebase.map(Some))?;
+        let file = SnapshotFile {
+            version: VERSION,
+            name: name.to_string(),
+            kind: kind_name(SnapshotKind::Committed).to_string(),
+            parent: committed.parent.clone(),
+            tree: None,
+            heal: false,
+        };
+        let dir = durable::open_dir(&self.snapshots, &row.id.to_string())?;
+        write_file(dir.as_fd(), &file)?;
+        Ok(committed)
+    }
+
+    pub fn update(&self, key: &str, labels: &Labels, fields: &[&str]) -> Result<SnapshotRow> {
+        if fields.is_empty() || fields.contains(&"labels") {
+            return self.metadata.snapshot_update_labels(key, labels);
+        }
+        let mut changed = self.get(key)?.labels;
+        for field in fields {
+            let Some(label) = field.strip_prefix("labels.") else {
+                let message = format!("the field {field} of a snapshot cannot be changed");
+                return Err(Error::new(ErrorKind::InvalidArgument, message));
+            };
+            match labels.get(label) {
+                Some(value) => drop(changed.insert(label.to_string(), value.clone())),
+                None => drop(changed.remove(label)),
+            }
+        }
+        self.metadata.snapshot_update_labels(key, &changed)
+    }
+
+    pub fn usage(&self, key: &str) -> Result<Usage> {
+        let row = self.get(key)?;
+        if row.kind == SnapshotKind::Active { self.measure(&row) } else { Ok(row.usage) }
+    }
+
+    /// Removes the row, then the directory. What cannot be removed is left to [`Shelf::cleanup`].
+    pub fn remove(&self, key: &str) -> Result<()> {
+        let row = self.metadata.snapshot_remove(key)?;
+        let _ = self.remove_directory(&row.id.to_string());
+        Ok(())
+    }
+
+    fn remove_directory(&self, name: &str) -> Result<()> {
+        let tombstone = format!("removed-{}", durable::unique_name());
+        match fs::renameat(&self.snapshots, name, &self.ingests, &tombstone) {
+            Ok(()) => remove::remove_tree(self.ingests.as_fd(), &tombstone),
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno).doing(|| format!("cannot remove snapshots/{name}")),
+        }
+    }
+
+    /// Removes directories that no row has, and tells how many.
+    pub fn cleanup(&self) -> Result<u64> {
+        let mut removed = 0;
+        // The directories first: a directory gets its number only after the row exists.
+        let found: Vec<String> = beneath::list(durable::open_dir(&self.snapshots, ".")?.as_fd())
+            .doing(|| "cannot list the snapshots")?
+            .into_iter()
+            .filter_map(|(name, _)| String::from_utf8(name).ok())
+            .collect();
+        let ids: HashSet<String> =
+            self.metadata.snapshot_ids()?.into_iter().map(|id| id.to_string()).collect();
+        for name in found.iter().filter(|name| !ids.contains(*name) && name.parse::<u64>().is_ok()) {
+            self.remove_directory(name)?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
+    pub fn walk(&self, filters: &Filters, visit: &mut dyn FnMut(&SnapshotRow) -> Result<()>) -> Result<()> {
+        self.metadata.snapshot_walk(&mut |row| if filters.matches(row) { visit(row) } else { Ok(()) })
+    }
+
+    fn measure(&self, row: &SnapshotRow) -> Result<Usage> {
+        let place = Self::place(row, "fs");
+        disk_usage(self.base.as_fd(), place.as_bytes())
+            .doing(|| format!("cannot measure snapshot {}", row.key))
+    }
+}
+
+/// What [`Shelf::commit_layer`] records of a layer.
+pub(super) struct Filled {
+    pub heal: bool,
+    pub usage: Usage,
+}
+
+/// A snapshot's directory in the making. Dropped, it is removed.
+pub(super) struct Staged<'a> {
+    shelf: &'a Shelf,
+    dir: Option<LockedDir>,
+}
+
+impl Staged<'_> {
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_ref().expect("held until placed").fd()
+    }
+
+    /// Makes an empty directory that everyone may pass, and opens it.
+    pub fn make_dir(&self, name: &str) -> Result<OwnedFd> {
+        fs::mkdirat(self.fd(), name, Mode::RWXU).doing(|| format!("cannot create {name}"))?;
+        let fd = durable::open_dir(self.fd(), name)?;
+        fs::fchmod(&fd, Mode::from_raw_mode(0o755))?;
+        Ok(fd)
+    }
+
+    /// Makes `fs` for writing, with owner and mode of the root below it.
+    pub fn make_upper(&self, below: &Stack) -> Result<OwnedFd> {
+        let fd = self.make_dir("fs")?;
+        if let Some(root) = below.root()? {
+            let stat = root.stat();
+            fs::fchown(&fd, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+            fs::fchmod(&fd, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+        }
+        Ok(fd)
+    }
+
+    fn write_file(&self, file: &SnapshotFile) -> Result<()> {
+        write_file(self.fd(), file)
+    }
+
+    fn place(mut self, id: u64) -> Result<()> {
+        let dir = self.dir.take().expect("held until placed");
+        match dir.publish(self.shelf.snapshots.as_fd(), &id.to_string())? {
+            Ok(_) => Ok(()),
+            Err(ours) => {
+                self.dir = Some(ours);
+                Err(Error::new(ErrorKind::Corrupt, format!("snapshots/{id} is there without a row"))
+                    .with_hint("run 'transload gc'"))
+            }
+        }
+    }
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        if let Some(dir) = self.dir.take() {
+            // Best effort: what stays is nobody's, and gc removes it.
+            let _ = remove::remove_contents(dir.fd()).and_then(|()| dir.remove());
+        }
+    }
+}
+
+fn write_file(dir: BorrowedFd<'_>, file: &SnapshotFile) -> Result<()> {
+    let json = serde_json::to_vec(file)
+        .map_err(|error| Error::new(ErrorKind::Internal, format!("snapshot.json: {error}")))?;
+    durable::write_atomic(dir, "snapshot.json", &json, false)
+}
+
+/// Blocks and inodes below a directory, the directory included; a file of several names counts once.
+fn disk_usage(base: BorrowedFd<'_>, place: &[u8]) -> Result<Usage> {
+    let mut usage = Usage::default();
+    let mut seen = HashSet::new();
+    let mut waiting = vec![place.to_vec()];
+    let mut count = |stat: &fs::Stat| {
+        if stat.st_nlink < 2 || seen.insert(stat.st_ino) {
+            usage.inodes += 1;
+            usage.bytes += stat.st_blocks as u64 * 512;
+        }
+    };
+    while let Some(path) = waiting.pop() {
+        // Something that vanishes under a running container does not count.
+        let Some(dir) = beneath::open_dir(base, &path)? else { continue };
+        count(&fs::fstat(&dir)?);
+        for (name, stat) in beneath::list(dir.as_fd())? {
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => waiting.push(super::merge::join(&path, &name)),
+                _ => count(&stat),
+            }
+        }
+    }
+    Ok(usage)
+}

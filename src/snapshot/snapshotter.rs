@@ -1,0 +1,55 @@
+//! The contract of a snapshotter: what runtimes may rely on, whatever lies behind it.
+//!
+//! The meanings are containerd's, so that its own conformance suite can be run against an implementation later. *Keys*
+//! name active snapshots and views, *names* the committed ones; both live in one name space. Every call is atomic as
+//! seen by other threads and processes. One conformance suite is run over every
+//! implementation.
+
+use super::{Committed, Filters, Stack};
+use crate::error::Result;
+use crate::mount::Mount;
+use crate::oci::{ChainId, DiffId};
+
+pub use crate::metadata::{Labels, SnapshotKind, SnapshotRow, Usage};
+
+/// Gives layered root filesystems. See the module for the words.
+pub trait Snapshotter: Send + Sync {
+    /// What is known of a snapshot. [`crate::ErrorKind::NotFound`] without it.
+    fn stat(&self, key: &str) -> Result<SnapshotRow>;
+
+    /// Changes labels: those named by `fields` (`labels` for all, `labels.<name>` for one); an empty `fields` replaces
+    /// them all. Any other field is [`crate::ErrorKind::InvalidArgument`], because nothing else can change.
+    fn update(&self, key: &str, labels: &Labels, fields: &[&str]) -> Result<SnapshotRow>;
+
+    /// What the snapshot occupies by itself, without its parents: measured for active ones, remembered for others.
+    fn usage(&self, key: &str) -> Result<Usage>;
+
+    /// How to mount an active snapshot or a view. Committed ones are [`crate::ErrorKind::FailedPrecondition`].
+    fn mounts(&self, key: &str) -> Result<Vec<Mount>>;
+
+    /// Makes an active snapshot, to be written, above a committed one or above nothing.
+    fn prepare(&self, key: &str, parent: Option<&str>, labels: &Labels) -> Result<Vec<Mount>>;
+
+    /// Makes a read-only view of a committed snapshot or of nothing.
+    fn view(&self, key: &str, parent: Option<&str>, labels: &Labels) -> Result<Vec<Mount>>;
+
+    /// Turns the active snapshot `key` into the committed one `name`. Its labels are replaced by those given. With
+    /// `rebase`, one prepared without a parent gets it now.
+    fn commit(&self, name: &str, key: &str, labels: &Labels, rebase: Option<&str>) -> Result<()>;
+
+    /// Removes a snapshot that has no children. The second time it is [`crate::ErrorKind::NotFound`].
+    fn remove(&self, key: &str) -> Result<()>;
+
+    /// Shows every snapshot that one of `filters` matches, or every one where there are none.
+    fn walk(&self, filters: &Filters, visit: &mut dyn FnMut(&SnapshotRow) -> Result<()>) -> Result<()>;
+
+    /// Makes the committed snapshot of the chain `parent` + `diff_id` out of an extracted layer. It is named by its
+    /// ChainID; that it is there already is an answer.
+    fn commit_layer(&self, parent: Option<&ChainId>, diff_id: &DiffId, labels: &Labels) -> Result<Committed>;
+
+    /// Removes directories that no snapshot has any more, and tells how many.
+    fn cleanup(&self) -> Result<u64>;
+
+    /// A snapshot as one merged tree, to be read without mounting it.
+    fn stack(&self, key: &str) -> Result<Stack>;
+}
