@@ -5,7 +5,7 @@
 //! call is synchronous and may be made from any thread; inside an async program call it through `spawn_blocking`.
 
 use crate::archive::Input;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::metadata::ImageRow;
 use crate::oci::Reference;
 use crate::parallel::{Budget, Cancel, Pool};
@@ -15,7 +15,7 @@ use crate::store::{SnapshotterKind, Store, StoreOptions};
 use crate::transfer::bundle::{BundleOptions, BundleReport};
 use crate::transfer::catalogue::{self, HistoryLine, Inspection, RemoveReport, TreeEntry};
 use crate::transfer::mounting::{self, MountOptions, MountRecord};
-use crate::transfer::unpack::UnpackReport;
+use crate::transfer::unpack::{UnpackOptions, UnpackReport};
 use crate::transfer::{
     self, Claims, ExportFormat, ExportReport, ImportOptions, ImportPlan, ImportReport, Resources,
 };
@@ -186,8 +186,13 @@ impl Engine {
     }
 
     /// Copies the root filesystem of an image into a directory that is new or empty.
-    pub fn unpack(&self, name: &str, dir: &Path) -> Result<UnpackReport> {
-        transfer::unpack::unpack_image(&self.inner.store, name, dir, self.inner.threads)
+    ///
+    /// With `lenient`, owners, devices and attributes that the kernel refuses for want of privilege are left out and
+    /// counted; without, they are errors.
+    pub fn unpack(&self, name: &str, dir: &Path, lenient: bool, cancel: &Cancel) -> Result<UnpackReport> {
+        let stack = catalogue::stack(&self.inner.store, name).doing(|| format!("cannot unpack {name}"))?;
+        let options = UnpackOptions { threads: self.inner.threads, lenient, cancel: cancel.clone() };
+        transfer::unpack::unpack(&stack, dir, &options)
     }
 
     /// Makes an OCI runtime bundle that `runc run` accepts.

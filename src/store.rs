@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::durable;
 use crate::metadata::{Metadata, OpenMode};
 use crate::parallel::Cancel;
-use crate::snapshot::Trees;
+use crate::snapshot::{OverlaySnapshotter, PlainSnapshotter, Snapshotter, Trees};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
@@ -45,19 +45,6 @@ pub struct StoreOptions {
     pub whiteouts: Option<WhiteoutForm>,
 }
 
-/// stub
-pub struct Stub;
-impl Stub {
-    /// stub
-    pub fn commit_layer(
-        &self,
-        _: Option<&crate::ChainId>,
-        _: &crate::DiffId,
-        _: &crate::metadata::Labels,
-    ) -> Result<crate::snapshot::Committed> {
-        Ok(crate::snapshot::Committed::New)
-    }
-}
 /// An open store.
 pub struct Store {
     path: PathBuf,
@@ -67,17 +54,13 @@ pub struct Store {
     content: ContentStore,
     metadata: Arc<Metadata>,
     trees: Trees,
+    snapshots: Box<dyn Snapshotter>,
 }
 
 /// Directories of a store besides those that [`ContentStore`] makes.
 const DIRECTORIES: [&str; 3] = ["trees", "snapshots", "leases"];
 
 impl Store {
-    /// stub
-    pub fn snapshotter(&self) -> Stub {
-        Stub
-    }
-
     /// Opens the store at `path`.
     ///
     /// [`ErrorKind::NotFound`] if there is none and none is to be made, [`ErrorKind::FailedPrecondition`] for a directory
@@ -106,7 +89,8 @@ impl Store {
         let mode = if read_only { OpenMode::Read } else { OpenMode::Create };
         let metadata = Arc::new(Metadata::open(&path, mode)?);
         let trees = Trees::open(root.as_fd())?;
-        let store = Store { path, root, format, read_only, content, metadata, trees };
+        let snapshots = snapshotter(&path, &metadata, &format)?;
+        let store = Store { path, root, format, read_only, content, metadata, trees, snapshots };
         store.catch_up()?;
         Ok(store)
     }
@@ -164,6 +148,11 @@ impl Store {
         &self.trees
     }
 
+    /// The snapshots: overlay or plain, as the store was made.
+    pub fn snapshotter(&self) -> &dyn Snapshotter {
+        self.snapshots.as_ref()
+    }
+
     /// The database.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
@@ -194,6 +183,18 @@ impl Store {
     pub fn sync_handle(&self) -> Result<OwnedFd> {
         durable::open_dir(&self.root, ".")
     }
+}
+
+/// The snapshotter that the store was made for.
+fn snapshotter(path: &Path, metadata: &Arc<Metadata>, format: &StoreFormat) -> Result<Box<dyn Snapshotter>> {
+    let metadata = Arc::clone(metadata);
+    Ok(match format.snapshotter {
+        SnapshotterKind::Overlay => Box::new(OverlaySnapshotter::open(path, metadata, format.whiteouts)?),
+        SnapshotterKind::Plain => {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            Box::new(PlainSnapshotter::open(path, metadata, threads)?)
+        }
+    })
 }
 
 fn no_store() -> Error {

@@ -40,7 +40,12 @@ pub(super) fn read(documents: &Documents<'_>) -> Result<Option<Found>> {
         let twin = images.iter_mut().find(|image| is_same(&image.manifests, &manifest));
         match twin {
             Some(image) => add_names(&mut image.names, names),
-            None => images.push(FoundImage { names, target: None, documents: Vec::new(), manifests: vec![manifest] }),
+            None => images.push(FoundImage {
+                names,
+                target: None,
+                documents: Vec::new(),
+                manifests: vec![manifest],
+            }),
         }
     }
     Ok(Some(Found { images, skipped, format: Format::Docker }))
@@ -54,7 +59,8 @@ fn read_image(documents: &Documents<'_>, entry: &DockerImage) -> Result<FoundMan
     let names = entry.layers.as_deref().unwrap_or_default();
     documents.check_layers(names.len())?;
     let member = MemberName::parse(entry.config.as_bytes())?;
-    let missing = || Error::new(ErrorKind::MissingContent, format!("configuration {member} is not in the archive"));
+    let missing =
+        || Error::new(ErrorKind::MissingContent, format!("configuration {member} is not in the archive"));
     let config_bytes = documents.read(&member)?.ok_or_else(missing)?;
     let config_digest = config_digest(&member, &config_bytes)?;
     let config = read_config(&config_bytes, names.len(), &member.to_string())?;
@@ -85,7 +91,9 @@ fn config_digest(member: &MemberName, bytes: &[u8]) -> Result<Digest> {
 fn announced(member: &MemberName) -> Option<Digest> {
     let text = std::str::from_utf8(member.as_bytes()).ok()?;
     match text.strip_prefix("blobs/") {
-        Some(rest) => rest.split_once('/').and_then(|(algorithm, hex)| Digest::from_parts(algorithm, hex).ok()),
+        Some(rest) => {
+            rest.split_once('/').and_then(|(algorithm, hex)| Digest::from_parts(algorithm, hex).ok())
+        }
         None => text.parse().ok(),
     }
 }
@@ -94,10 +102,16 @@ fn layer(documents: &Documents<'_>, entry: &DockerImage, name: &str, diff_id: &D
     let member = MemberName::parse(name.as_bytes())?;
     let diff_id_of = Some(*diff_id);
     if let Some(stat) = documents.members.stat(&member)? {
-        return Ok(FoundLayer { member: Some(stat.resolved), descriptor: None, diff_id: diff_id_of, size: stat.size });
+        return Ok(FoundLayer {
+            member: Some(stat.resolved),
+            descriptor: None,
+            diff_id: diff_id_of,
+            size: stat.size,
+        });
     }
     let sources = entry.layer_sources.as_ref();
-    let foreign = sources.and_then(|sources| sources.get(&diff_id.to_string())).filter(|layer| layer.is_foreign());
+    let foreign =
+        sources.and_then(|sources| sources.get(&diff_id.to_string())).filter(|layer| layer.is_foreign());
     Ok(FoundLayer {
         member: None,
         size: foreign.map_or(0, |foreign| foreign.size),

@@ -144,7 +144,8 @@ fn reconcile(mut oci: Found, docker: Found) -> Result<Found> {
         let [manifest] = image.manifests.as_slice() else {
             return Err(Error::new(ErrorKind::Internal, "a docker image without its one manifest"));
         };
-        let twin = oci.images.iter_mut().find(|known| known.manifests.iter().any(|known| is_same(known, manifest)));
+        let twin =
+            oci.images.iter_mut().find(|known| known.manifests.iter().any(|known| is_same(known, manifest)));
         let Some(twin) = twin else {
             let name = image.names.first().map_or(manifest.config_digest.to_string(), Reference::to_string);
             let message = format!("manifest.json and index.json contradict each other about {name}");
@@ -200,7 +201,8 @@ impl Documents<'_> {
         let Some(bytes) = self.members.document(name, self.limits.json_bytes)? else { return Ok(None) };
         self.bytes.set(self.bytes.get() + bytes.len() as u64);
         if self.bytes.get() > self.limits.json_total_bytes {
-            let message = format!("its documents have more than {} bytes together", self.limits.json_total_bytes);
+            let message =
+                format!("its documents have more than {} bytes together", self.limits.json_total_bytes);
             return Err(Error::limit(message));
         }
         Ok(Some(bytes))
@@ -221,7 +223,10 @@ impl Documents<'_> {
 
     pub(super) fn check_layers(&self, count: usize) -> Result<()> {
         match count > self.limits.layers {
-            true => Err(Error::limit(format!("an image has {count} layers, at most {} are allowed", self.limits.layers))),
+            true => Err(Error::limit(format!(
+                "an image has {count} layers, at most {} are allowed",
+                self.limits.layers
+            ))),
             false => Ok(()),
         }
     }
@@ -231,10 +236,8 @@ impl Documents<'_> {
 pub(super) fn read_config(bytes: &[u8], layers: usize, shown: &str) -> Result<ConfigSummary> {
     let config = parse_config(bytes).doing(|| format!("cannot read configuration {shown}"))?;
     if config.diff_ids.len() != layers {
-        let message = format!(
-            "configuration {shown} has {} DiffIDs for {layers} layers",
-            config.diff_ids.len()
-        );
+        let message =
+            format!("configuration {shown} has {} DiffIDs for {layers} layers", config.diff_ids.len());
         return Err(Error::malformed(message).with_mismatch(layers, config.diff_ids.len()));
     }
     Ok(config)

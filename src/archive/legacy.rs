@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashSet};
 
 /// What belongs to a layer and not to the image.
-const LAYER_KEYS: [&str; 8] = ["id", "parent", "Size", "parent_id", "layer_id", "throwaway", "history", "rootfs"];
+const LAYER_KEYS: [&str; 8] =
+    ["id", "parent", "Size", "parent_id", "layer_id", "throwaway", "history", "rootfs"];
 
 /// A configuration that lacks its DiffIDs.
 #[derive(Clone, Debug)]
@@ -46,8 +47,11 @@ pub fn legacy_config(layers: &[Map<String, Value>], diff_ids: &[DiffId]) -> Vec<
 }
 
 fn history_entry(layer: &Map<String, Value>) -> HistoryEntry {
-    let text = |key: &str| layer.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_string);
-    let command = layer.get("container_config").and_then(|config| config.get("Cmd")).and_then(Value::as_array);
+    let text = |key: &str| {
+        layer.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_string)
+    };
+    let command =
+        layer.get("container_config").and_then(|config| config.get("Cmd")).and_then(Value::as_array);
     let command = command.map(|words| words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "));
     HistoryEntry {
         created: text("created"),
@@ -97,7 +101,11 @@ pub(super) fn read(documents: &Documents<'_>) -> Result<Option<Found>> {
     Ok(Some(Found { images, skipped, format: Format::Legacy }))
 }
 
-fn read_image(documents: &Documents<'_>, top: LayerId, names: Vec<crate::oci::Reference>) -> Result<FoundImage> {
+fn read_image(
+    documents: &Documents<'_>,
+    top: LayerId,
+    names: Vec<crate::oci::Reference>,
+) -> Result<FoundImage> {
     let mut descriptions = Vec::new();
     let mut layers = Vec::new();
     let mut seen = HashSet::new();
@@ -147,7 +155,8 @@ fn read_layer(documents: &Documents<'_>, id: LayerId) -> Result<(Map<String, Val
     if link.id.as_ref().is_some_and(|own| *own != id.0.hex()) {
         return Err(Error::malformed(format!("{name} describes another layer")));
     }
-    let parent = link.parent.filter(|parent| !parent.is_empty()).map(|parent| LayerId::parse(&parent)).transpose()?;
+    let parent =
+        link.parent.filter(|parent| !parent.is_empty()).map(|parent| LayerId::parse(&parent)).transpose()?;
     Ok((serde_json::from_slice(&bytes).map_err(unreadable)?, parent))
 }
 

@@ -75,10 +75,10 @@ impl KeptDocuments {
             Some(Kept::File { bytes: bytes @ None, .. }) => *bytes = Some(content),
             Some(Kept::File { bytes: Some(known), .. }) if *known == content => {}
             Some(known) => *known = Kept::Contradicted,
-            None => drop(self.members.insert(
-                name.clone(),
-                Kept::File { size: content.len() as u64, bytes: Some(content) },
-            )),
+            None => drop(
+                self.members
+                    .insert(name.clone(), Kept::File { size: content.len() as u64, bytes: Some(content) }),
+            ),
         }
         Ok(())
     }

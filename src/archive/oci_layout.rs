@@ -33,11 +33,13 @@ pub(super) fn read(documents: &Documents<'_>) -> Result<Option<Found>> {
     for entry in &index.manifests {
         documents.count()?;
         let names: Vec<_> = name(entry).and_then(|name| read_name(name, &mut skipped)).into_iter().collect();
-        let known = |image: &&mut FoundImage| image.target.as_ref().is_some_and(|known| known.digest == entry.digest);
+        let known =
+            |image: &&mut FoundImage| image.target.as_ref().is_some_and(|known| known.digest == entry.digest);
         match images.iter_mut().find(known) {
             Some(image) => add_names(&mut image.names, names),
             None => {
-                let mut walk = Walk { documents, skipped: &mut skipped, seen: HashSet::new(), image: empty(entry) };
+                let mut walk =
+                    Walk { documents, skipped: &mut skipped, seen: HashSet::new(), image: empty(entry) };
                 walk.visit(entry, 0)?;
                 if !walk.image.manifests.is_empty() {
                     images.push(FoundImage { names, ..walk.image });
@@ -56,8 +58,8 @@ fn check_version(documents: &Documents<'_>) -> Result<()> {
     }
     // containerd does not ask for the file; where it is, it must be right.
     let Some(bytes) = documents.read_named("oci-layout")? else { return Ok(()) };
-    let layout: Layout =
-        serde_json::from_slice(&bytes).map_err(|error| Error::malformed(format!("cannot read oci-layout: {error}")))?;
+    let layout: Layout = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::malformed(format!("cannot read oci-layout: {error}")))?;
     match layout.image_layout_version.starts_with("1.") {
         true => Ok(()),
         false => {
@@ -68,12 +70,18 @@ fn check_version(documents: &Documents<'_>) -> Result<()> {
 }
 
 fn name(entry: &Descriptor) -> Option<&str> {
-    let annotation = |key: &str| entry.annotations.get(key).map(String::as_str).filter(|name| !name.is_empty());
+    let annotation =
+        |key: &str| entry.annotations.get(key).map(String::as_str).filter(|name| !name.is_empty());
     annotation(CONTAINERD_NAME).or_else(|| annotation(REF_NAME))
 }
 
 fn empty(target: &Descriptor) -> FoundImage {
-    FoundImage { names: Vec::new(), target: Some(target.clone()), documents: Vec::new(), manifests: Vec::new() }
+    FoundImage {
+        names: Vec::new(),
+        target: Some(target.clone()),
+        documents: Vec::new(),
+        manifests: Vec::new(),
+    }
 }
 
 /// The walk from one entry of `index.json` down to its manifests.
@@ -115,8 +123,15 @@ impl Walk<'_> {
         }
     }
 
-    fn visit_index(&mut self, descriptor: &Descriptor, bytes: Vec<u8>, index: &Index, depth: usize) -> Result<()> {
-        let declared = [&index.media_type, &descriptor.media_type].into_iter().find(|declared| !declared.is_empty());
+    fn visit_index(
+        &mut self,
+        descriptor: &Descriptor,
+        bytes: Vec<u8>,
+        index: &Index,
+        depth: usize,
+    ) -> Result<()> {
+        let declared =
+            [&index.media_type, &descriptor.media_type].into_iter().find(|declared| !declared.is_empty());
         let media_type = declared.map_or(media_type::INDEX, String::as_str).to_string();
         self.image.documents.push((descriptor.digest, bytes, media_type));
         index.manifests.iter().try_for_each(|child| self.visit(child, depth + 1))
@@ -141,7 +156,8 @@ impl Walk<'_> {
         let given = descriptor.platform.clone().filter(|platform| !platform.os.is_empty());
         let platform = given.unwrap_or_else(|| config.platform.clone());
         // Without a media type anywhere, the shape has decided.
-        let declared = [&descriptor.media_type, &manifest.media_type].into_iter().find(|declared| !declared.is_empty());
+        let declared =
+            [&descriptor.media_type, &manifest.media_type].into_iter().find(|declared| !declared.is_empty());
         let mut descriptor = descriptor.clone();
         descriptor.media_type = declared.map_or(media_type::MANIFEST, String::as_str).to_string();
         self.image.manifests.push(FoundManifest {
@@ -176,7 +192,8 @@ impl Walk<'_> {
 
 fn is_attestation(descriptor: &Descriptor) -> bool {
     let unknown = |platform: &Platform| platform.os == "unknown" && platform.architecture == "unknown";
-    descriptor.annotations.contains_key(DOCKER_REFERENCE_TYPE) || descriptor.platform.as_ref().is_some_and(unknown)
+    descriptor.annotations.contains_key(DOCKER_REFERENCE_TYPE)
+        || descriptor.platform.as_ref().is_some_and(unknown)
 }
 
 /// A type that is neither a manifest's nor an index's: such things may be listed (image-spec `image-index.md`). No type,
@@ -208,7 +225,8 @@ pub(super) fn blob_name(digest: &Digest) -> Result<MemberName> {
 }
 
 fn wrong_size(descriptor: &Descriptor, actual: u64) -> Error {
-    let message = format!("{} has {actual} bytes, its descriptor says {}", descriptor.digest, descriptor.size);
+    let message =
+        format!("{} has {actual} bytes, its descriptor says {}", descriptor.digest, descriptor.size);
     Error::new(ErrorKind::SizeMismatch, message).with_mismatch(descriptor.size, actual)
 }
 

@@ -7,7 +7,8 @@ use std::collections::HashSet;
 
 /// Top-level names of a root filesystem; no image archive has one of them.
 const NAMES: [&[u8]; 13] = [
-    b"bin", b"boot", b"dev", b"etc", b"home", b"lib", b"opt", b"proc", b"root", b"sbin", b"tmp", b"usr", b"var",
+    b"bin", b"boot", b"dev", b"etc", b"home", b"lib", b"opt", b"proc", b"root", b"sbin", b"tmp", b"usr",
+    b"var",
 ];
 
 /// So many different ones leave no doubt.
@@ -31,7 +32,6 @@ impl RootFilesystem {
             false => Ok(()),
         }
     }
-
 }
 
 fn is_root_filesystem() -> Error {
@@ -41,7 +41,8 @@ fn is_root_filesystem() -> Error {
 
 /// What [`RootFilesystem::look`] finds in a directory.
 pub(super) fn check_directory(dir: &rustix::fd::OwnedFd) -> Result<(), Error> {
-    let there = |name: &&&[u8]| rustix::fs::statat(dir, **name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok();
+    let there =
+        |name: &&&[u8]| rustix::fs::statat(dir, **name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok();
     match NAMES.iter().filter(there).count() >= ENOUGH {
         true => Err(is_root_filesystem()),
         false => Ok(()),

@@ -121,12 +121,11 @@ fn empty() -> Error {
 /// What failing at the very first header means.
 pub(super) fn not_a_tar(error: Error) -> Error {
     match error.kind() {
-        ErrorKind::Malformed => Error::new(
-            ErrorKind::NotAnImage,
-            "it is neither a tar archive nor compressed in a known way",
-        )
-        .with_hint("image archives are made with 'docker save', 'podman save' or 'skopeo copy'")
-        .with_source(error),
+        ErrorKind::Malformed => {
+            Error::new(ErrorKind::NotAnImage, "it is neither a tar archive nor compressed in a known way")
+                .with_hint("image archives are made with 'docker save', 'podman save' or 'skopeo copy'")
+                .with_source(error)
+        }
         _ => error,
     }
 }

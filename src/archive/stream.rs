@@ -139,7 +139,9 @@ impl MemberGuard {
         self.root_filesystem.look(&name)?;
         if entry.sparse.is_some() {
             let message = format!("{name} is stored as a sparse file");
-            return Err(Error::new(ErrorKind::Unsupported, message).with_hint("write the archive without --sparse"));
+            return Err(
+                Error::new(ErrorKind::Unsupported, message).with_hint("write the archive without --sparse")
+            );
         }
         Ok(name)
     }

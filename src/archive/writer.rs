@@ -119,7 +119,9 @@ struct Exactly<R> {
 
 impl<R: Read> Read for Exactly<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let wrong = |what: &str| Error::new(ErrorKind::SizeMismatch, format!("it has {what} bytes than announced")).into_io();
+        let wrong = |what: &str| {
+            Error::new(ErrorKind::SizeMismatch, format!("it has {what} bytes than announced")).into_io()
+        };
         let count = self.inner.read(buffer)?;
         match self.left.checked_sub(count as u64) {
             None => Err(wrong("more")),

@@ -22,6 +22,7 @@ use transload::transfer::ExportFormat;
 use transload::transfer::bundle::{BundleOptions, Rootless};
 use transload::transfer::catalogue::TreeEntry;
 use transload::transfer::mounting::{MountOptions, MountRecord};
+use transload::transfer::unpack::UnpackReport;
 use transload::upkeep::{GcOptions, Share};
 use transload::{
     Cancel, Engine, EngineOptions, Error, ErrorKind, ImportOptions, ImportReport, Input, PlatformChoice,
@@ -447,16 +448,28 @@ fn umount(context: &Context, args: &args::Umount) -> Done {
 }
 
 fn unpack(context: &Context, args: &args::Unpack) -> Done {
-    let report = context.open(false)?.unpack(&args.name, &args.dir)?;
+    let cancel = Cancel::new();
+    signals::cancel_on_signal(&cancel)?;
+    let lenient = !context.surroundings.root;
+    let report = context.open(false)?.unpack(&args.name, &args.dir, lenient, &cancel)?;
     let view = views::Unpack {
         name: args.name.clone(),
         directory: args.dir.display().to_string(),
-        entries: report.entries,
+        entries: report.inodes,
         bytes: report.bytes,
-        notices: report.notices,
+        notices: unpack_notices(&report),
     };
     context.notices(&view.notices);
     context.show(&view, human::unpack)
+}
+
+fn unpack_notices(report: &UnpackReport) -> Vec<String> {
+    let skipped = [
+        (report.owners_skipped, "owners could not be set"),
+        (report.devices_skipped, "devices could not be made"),
+        (report.xattrs_skipped, "extended attributes could not be set"),
+    ];
+    skipped.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
 }
 
 fn bundle(context: &Context, args: args::Bundle) -> Done {

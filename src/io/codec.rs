@@ -82,7 +82,9 @@ impl Codec {
 
     /// The codec of that name.
     pub fn from_name(name: &str) -> Option<Codec> {
-        [Codec::None, Codec::Gzip, Codec::Zstd, Codec::Xz, Codec::Bzip2].into_iter().find(|codec| codec.name() == name)
+        [Codec::None, Codec::Gzip, Codec::Zstd, Codec::Xz, Codec::Bzip2]
+            .into_iter()
+            .find(|codec| codec.name() == name)
     }
 
     /// The name, in lower case.
@@ -94,13 +96,6 @@ impl Codec {
             Codec::Xz => "xz",
             Codec::Bzip2 => "bzip2",
         }
-    }
-
-    /// The format of that name.
-    pub fn from_name(name: &str) -> Option<Codec> {
-        [Codec::None, Codec::Gzip, Codec::Zstd, Codec::Xz, Codec::Bzip2]
-            .into_iter()
-            .find(|codec| codec.name() == name)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::oci::{
     ChainId, Descriptor, DiffId, Digest, Document, HistoryEntry, Manifest, Platform, Reference, parse_config,
     parse_document,
 };
-use crate::snapshot::{Snapshotter, merge::Stack};
+use crate::snapshot::{Node, Stack};
 use crate::store::Store;
 use serde::Serialize;
 
@@ -105,7 +105,9 @@ pub fn find(store: &Store, name: &str) -> Result<ImageRow> {
             (0, _) | (_, None) => {}
             (several, _) => {
                 let message = format!("{several} images have a digest that begins with {name}");
-                return Err(Error::new(ErrorKind::InvalidArgument, message).with_hint("give more of the digest"));
+                return Err(
+                    Error::new(ErrorKind::InvalidArgument, message).with_hint("give more of the digest")
+                );
             }
         }
     }
@@ -115,7 +117,7 @@ pub fn find(store: &Store, name: &str) -> Result<ImageRow> {
 
 /// Looks into an image. Of several platforms, the one that fits this host best.
 pub fn inspect(store: &Store, name: &str) -> Result<Inspection> {
-    let look = || {
+    let look = || -> Result<Inspection> {
         let image = find(store, name)?;
         let host = Platform::host();
         let best = image.manifests.iter().max_by_key(|manifest| manifest.platform.fit(&host));
@@ -198,7 +200,8 @@ pub fn remove(store: &Store, names: &[String]) -> Result<RemoveReport> {
         store.metadata().image_remove_id(image.id).doing(|| "cannot remove an image")?;
     }
     store.refresh_index()?;
-    let removed = images.into_iter().map(|image| image.name.unwrap_or(image.target.digest.to_string())).collect();
+    let removed =
+        images.into_iter().map(|image| image.name.unwrap_or(image.target.digest.to_string())).collect();
     Ok(RemoveReport { removed, freed_by_gc_bytes: crate::upkeep::would_free(store, &[])? })
 }
 
@@ -211,11 +214,18 @@ pub fn unpacked_chain(inspection: &Inspection) -> Result<Option<ChainId>> {
     Ok(inspection.chain_id)
 }
 
+/// The merged root filesystem of an image, to be read without mounting it.
+pub fn stack(store: &Store, name: &str) -> Result<Stack> {
+    match unpacked_chain(&inspect(store, name)?)? {
+        Some(chain_id) => store.snapshotter().stack(&chain_id.to_string()),
+        None => Ok(Stack::new(Vec::new())),
+    }
+}
+
 /// The merged root filesystem of an image, down to `depth` directories.
 pub fn tree(store: &Store, name: &str, depth: usize) -> Result<TreeEntry> {
     let read = || {
-        let Some(chain_id) = unpacked_chain(&inspect(store, name)?)? else { return Ok(TreeEntry::default()) };
-        let stack = store.snapshotter().stack(&chain_id.to_string())?;
+        let stack = stack(store, name)?;
         match stack.root()? {
             Some(root) => entry(&stack, &root, depth),
             None => Ok(TreeEntry::default()),
@@ -224,7 +234,7 @@ pub fn tree(store: &Store, name: &str, depth: usize) -> Result<TreeEntry> {
     read().doing(|| format!("cannot show the tree of {name}"))
 }
 
-fn entry(stack: &Stack, node: &crate::snapshot::merge::Node, depth: usize) -> Result<TreeEntry> {
+fn entry(stack: &Stack, node: &Node, depth: usize) -> Result<TreeEntry> {
     let stat = node.stat();
     let mut found = TreeEntry {
         name: node.path().rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec(),
@@ -242,7 +252,10 @@ fn entry(stack: &Stack, node: &crate::snapshot::merge::Node, depth: usize) -> Re
         children.sort_by(|a, b| a.path().cmp(b.path()));
         match depth {
             0 => found.more = !children.is_empty(),
-            _ => found.children = children.iter().map(|child| entry(stack, child, depth - 1)).collect::<Result<_>>()?,
+            _ => {
+                found.children =
+                    children.iter().map(|child| entry(stack, child, depth - 1)).collect::<Result<_>>()?
+            }
         }
     }
     Ok(found)

@@ -10,7 +10,6 @@ use crate::io::durable;
 use crate::metadata::{Labels, SnapshotRow};
 use crate::mount;
 use crate::parallel::Cancel;
-use crate::snapshot::Snapshotter;
 use crate::store::Store;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -49,7 +48,8 @@ pub fn mount_image(store: &Store, name: &str, target: &Path, options: &MountOpti
     store.check_writable()?;
     let inspection = inspect(store, name).doing(doing)?;
     let chain = unpacked_chain(&inspection).doing(doing)?.map(|chain_id| chain_id.to_string());
-    let target = std::fs::canonicalize(target).doing(|| format!("cannot mount {name} at {}", target.display()))?;
+    let target =
+        std::fs::canonicalize(target).doing(|| format!("cannot mount {name} at {}", target.display()))?;
     let labels = Labels::from([
         (TARGET_LABEL.to_string(), shown(&target)),
         (IMAGE_LABEL.to_string(), inspection.image.name.unwrap_or_else(|| name.to_string())),
