@@ -8,7 +8,7 @@ use super::output::tree::{Node, NodeKind};
 use super::output::{self, Style, human, json};
 use super::size::rfc3339;
 use super::store::{Surroundings, directory};
-use super::{Failure, exit, inside, signals, views};
+use super::{Failure, exit, inside, privilege, signals, views};
 use clap::CommandFactory;
 use rustix::fs::{FileType, SeekFrom, fstat, seek};
 use serde::Serialize;
@@ -42,6 +42,7 @@ pub struct Context {
 pub fn run(cli: Cli) -> Done {
     let style = Style::for_stdout(cli.global.color);
     let context = Context { surroundings: Surroundings::of_process(), style, global: cli.global };
+    privilege::prepare(&cli.command, &context.surroundings)?;
     match cli.command {
         Command::Import(args) => import(&context, args),
         Command::Images(args) => images(&context, &args),
@@ -476,10 +477,8 @@ fn bundle(context: &Context, args: args::Bundle) -> Done {
         args: args.args,
         terminal: args.tty,
         read_only: args.read_only,
-        rootless: (!context.surroundings.root).then(|| Rootless {
-            uid: rustix::process::getuid().as_raw(),
-            gid: rustix::process::getgid().as_raw(),
-        }),
+        rootless: (!context.surroundings.root)
+            .then(|| Rootless { uid: context.surroundings.uid, gid: context.surroundings.gid }),
     };
     let report = context.open(false)?.bundle(&args.name, &args.dir, &options)?;
     let view = views::Bundle {
@@ -501,9 +500,10 @@ fn export(context: &Context, args: &args::Export) -> Done {
     };
     let to_stdout = is_dash(&args.output);
     check_export(context, to_stdout)?;
-    let engine = context.open(false)?;
     let cancel = Cancel::new();
+    // Before the engine has threads: they inherit which signals are blocked.
     signals::cancel_on_signal(&cancel)?;
+    let engine = context.open(false)?;
     let report = match to_stdout {
         true => engine.export(&args.names, format, &mut BufWriter::new(RawStdout), &cancel)?,
         false => export_to_file(&args.output, |out| engine.export(&args.names, format, out, &cancel))?,

@@ -8,6 +8,7 @@ mod commands;
 mod exit;
 mod inside;
 mod output;
+mod privilege;
 mod signals;
 mod size;
 mod store;
@@ -115,13 +116,18 @@ fn usage(error: clap::Error, before: &BeforeParsing) -> u8 {
         let message = format!("cannot {word}: this command comes with a later release");
         exit::report_parts("unsupported", &message, None, before.json, &style);
     } else if before.json {
-        let text = error.render().to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        exit::report_parts("invalid_argument", message, Some("see --help"), true, &style);
+        let message = sentence(&error.render().to_string());
+        exit::report_parts("invalid_argument", &message, Some("see --help"), true, &style);
     } else {
         let _ = error.print();
     }
     exit::USAGE
+}
+
+/// The first paragraph of clap's message on one line: it lists missing arguments below its first line.
+fn sentence(message: &str) -> String {
+    let paragraph = message.trim_start_matches("error: ").lines().take_while(|line| !line.trim().is_empty());
+    paragraph.map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 fn reserved_word(error: &clap::Error) -> Option<&'static str> {

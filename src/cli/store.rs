@@ -7,6 +7,9 @@ use transload::{Error, ErrorKind, Result};
 pub struct Surroundings {
     pub variable: Option<PathBuf>,
     pub root: bool,
+    /// Who the user is outside of the namespace that a command may enter.
+    pub uid: u32,
+    pub gid: u32,
     pub data_home: Option<PathBuf>,
     pub home: Option<PathBuf>,
 }
@@ -17,7 +20,8 @@ impl Surroundings {
         let root = rustix::process::geteuid().is_root() && is_initial_user_namespace();
         let path = |name| std::env::var_os(name).map(PathBuf::from);
         let variable = path("TRANSLOAD_STORE");
-        Surroundings { variable, root, data_home: path("XDG_DATA_HOME"), home: path("HOME") }
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        Surroundings { variable, root, uid, gid, data_home: path("XDG_DATA_HOME"), home: path("HOME") }
     }
 }
 
@@ -57,6 +61,8 @@ mod tests {
         let user = |data: Option<&str>, home: Option<&str>| Surroundings {
             variable: None,
             root: false,
+            uid: 1000,
+            gid: 1000,
             data_home: data.map(PathBuf::from),
             home: home.map(PathBuf::from),
         };

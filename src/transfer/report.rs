@@ -45,6 +45,7 @@ pub struct ImageReport {
     /// The image configuration.
     pub config: Digest,
     /// The platform.
+    #[serde(serialize_with = "as_text")]
     pub platform: Platform,
     /// The identity of the whole stack, `None` where nothing was unpacked.
     pub chain_id: Option<ChainId>,
@@ -55,6 +56,11 @@ pub struct ImageReport {
     pub previous: Option<Digest>,
     /// The layers, bottom first.
     pub layers: Vec<LayerReport>,
+}
+
+/// `linux/arm64`, where the derived form would be an object.
+fn as_text<S: serde::Serializer>(platform: &Platform, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(platform)
 }
 
 /// What became of a name.
@@ -203,6 +209,7 @@ pub struct PlannedImage {
     /// The names; none for an unnamed image.
     pub names: Vec<String>,
     /// The platform.
+    #[serde(serialize_with = "as_text")]
     pub platform: Platform,
     /// The layers, bottom first.
     pub layers: Vec<PlannedLayer>,

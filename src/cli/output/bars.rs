@@ -227,7 +227,8 @@ mod tests {
             bars.event(&Event::BlobStarted { key: key.clone(), size_bytes: 10, layer: true });
             bars.event(&Event::BlobAdvanced { key, bytes: 5 });
         }
-        assert_eq!((bars.state().live, bars.state().layers.len()), (4, 100));
+        let counts = |state: &State| (state.live, state.layers.len());
+        assert_eq!(counts(&bars.state()), (4, 100));
         for at in 0..100 {
             let outcome = if at % 2 == 0 { Outcome::New } else { Outcome::Existing };
             bars.event(&Event::BlobFinished { key: format!("sha256:{at:064}"), outcome });
