@@ -174,7 +174,8 @@ fn a_command_inside_an_image_passes_its_exit_code_on_and_leaves_nothing_behind()
     transload(&store, [Path::new("import"), &archive]).ok();
     let mut inside =
         command(&store, ["mount", "box", "--", "sh", "-c", "echo in; test -e /proc/1 && exit 7"]);
-    let ran = Ran::of(&inside, inside.env("TMPDIR", dir.path()).output().expect("it runs"));
+    let output = inside.env("TMPDIR", dir.path()).output().expect("it runs");
+    let ran = Ran::of(&inside, output);
     assert_eq!((ran.code, ran.text().as_str()), (Some(7), "in\n"), "{}", ran.stderr);
     assert_eq!(transload(&store, ["--json", "mount"]).ok().json()["mounts"], Value::Array(Vec::new()));
     let left = std::fs::read_dir(dir.path()).expect("the directory").count();
