@@ -23,7 +23,7 @@ DECOMPRESS = {".gz": ["gzip", "-dc"], ".zst": ["zstd", "-dcq"], ".xz": ["xz", "-
 def main(directory, policy):
     archives = {}
     for name in sorted(os.listdir(directory)):
-        if name.endswith((".json", ".md")):
+        if name.endswith((".json", ".md")) or "-wrong" in name:
             continue
         path = os.path.join(directory, name)
         decompress = DECOMPRESS.get(os.path.splitext(name)[1])

@@ -40,7 +40,8 @@ impl Input {
     }
 }
 
-/// An archive, opened.
+/// An archive, opened. There is one of them per import, so its size does not matter.
+#[allow(clippy::large_enum_variant)]
 pub enum Source {
     /// A plain tar or an OCI layout directory: members can be read in any order, and several at once.
     Seekable(Seekable),

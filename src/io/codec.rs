@@ -6,8 +6,9 @@
 //! ends early is [`ErrorKind::Truncated`], also when it is empty. Errors travel as [`Error`] inside
 //! [`std::io::Error`]. Reading until `Ok(0)` verifies checksums and the end.
 //!
-//! Memory: gzip, bzip2 and zstd windows up to 8 MiB belong to a lane's fixed costs; larger windows (zstd `--long`, xz)
-//! are bought from the [`Budget`] and returned when the decoder is dropped.
+//! Memory: the first 10 MiB of a decoder belong to a lane's fixed costs, which covers gzip, bzip2, and zstd and xz at usual
+//! levels; what larger windows (zstd `--long`, `xz -9`) need beyond is bought from the [`Budget`] and returned when the
+//! decoder is dropped.
 
 use super::gzip::GzipMember;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,7 +26,7 @@ const FREE_WINDOW_BYTES: u64 = 10 << 20;
 
 /// How long a decoder waits for others to return memory. Two that each hold a part and wait for the rest would
 /// otherwise wait for ever.
-const BUDGET_PATIENCE: Duration = Duration::from_secs(300);
+const BUDGET_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How finely the need of an xz stream is measured.
 const XZ_STEP_BYTES: u64 = 4 << 20;
@@ -250,9 +251,10 @@ struct Memory {
 }
 
 impl Memory {
-    /// Holds at least `bytes`.
+    /// Holds at least `bytes`; what is free needs no purchase.
     fn need(&mut self, bytes: u64) -> Result<()> {
-        let held = self.grant.as_ref().map_or(FREE_WINDOW_BYTES, |(_, held)| *held);
+        let bytes = bytes.saturating_sub(FREE_WINDOW_BYTES);
+        let held = self.grant.as_ref().map_or(0, |(_, held)| *held);
         if bytes <= held {
             return Ok(());
         }
@@ -425,7 +427,7 @@ impl XzStream {
         let mut limit = self.stream.memlimit();
         loop {
             limit += XZ_STEP_BYTES;
-            if limit > self.memory.budget.total_bytes().max(FREE_WINDOW_BYTES) {
+            if limit > self.memory.budget.total_bytes().saturating_add(FREE_WINDOW_BYTES) {
                 let need = limit >> 20;
                 let have = self.memory.budget.total_bytes() >> 20;
                 let message =

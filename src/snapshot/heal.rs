@@ -1,9 +1,10 @@
 //! What a layer cannot know without its parents, mended for one chain.
 //!
-//! A tree is extracted once and shared by all chains, so two things in it may be wrong for a chain: *implicit
+//! A tree is extracted once and shared by all chains, so things in it may be wrong for a chain: *implicit
 //! directories*, which stand there as root:root 0755 and would hide the attributes of the same directory below, and
 //! *hard links to a lower layer's file*, which are missing. Both go into a heal directory that the mount lays over the
-//! tree: the directories with the attributes they should show, the files as one copy under both names.
+//! tree: the directories with the attributes they should show, the files as one copy under both names. A third thing is
+//! overlayfs's own: a whiteout that has nothing to delete is seen unless its directory is merged with another.
 
 use super::beneath;
 use super::copy::{Attributes, CopyReport, copy_node};
@@ -14,7 +15,7 @@ use crate::tree::{PathBytes, PendingLink, TreeRecord, WhiteoutForm, split_path};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{self, AtFlags, Mode};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// A pending hard link, resolved in its chain.
@@ -125,10 +126,8 @@ pub fn heal(
         cancel.check()?;
         healer.link(link, cancel).doing(|| format!("cannot heal the hard link {}", link.path))?;
     }
-    // A lone tree is mounted as it is, and its marks would be seen; a second layer makes it an overlay.
-    let lone_marks = parent.layers().is_empty() && !(record.whiteouts.is_empty() && record.opaque.is_empty());
-    if lone_marks && record.form != WhiteoutForm::List {
-        healer.note(b"")?;
+    if record.form != WhiteoutForm::List {
+        healer.marks(record)?;
     }
     match healer.directories.is_empty() {
         true => Ok(None),
@@ -157,6 +156,23 @@ impl Healer<'_> {
             true => Ok(()),
             false => self.directory(path.as_bytes()),
         }
+    }
+
+    /// overlayfs filters its marks only in directories that it merges: elsewhere a deleted name is still listed. So a
+    /// directory with a whiteout that deletes nothing here gets a second layer, and so does a lone tree with any mark.
+    fn marks(&mut self, record: &TreeRecord) -> Result<()> {
+        if self.merged.layers().len() == 1 && !(record.whiteouts.is_empty() && record.opaque.is_empty()) {
+            self.note(b"")?;
+        }
+        let parents: BTreeSet<&[u8]> =
+            record.whiteouts.iter().filter_map(|path| path.split().map(|(parent, _)| parent)).collect();
+        for parent in parents {
+            let node = self.merged.lookup(parent)?;
+            if node.is_some_and(|node| node.is_dir() && node.layers().len() == 1 && node.path() == parent) {
+                self.directory(parent).doing(|| format!("cannot heal {}", PathBytes::new(parent)))?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes a directory and those above it.

@@ -188,6 +188,11 @@ impl Node {
         self.source
     }
 
+    /// The layers that contribute to it, top first.
+    pub fn layers(&self) -> &[usize] {
+        &self.layers
+    }
+
     /// The kind of file.
     pub fn file_type(&self) -> FileType {
         FileType::from_raw_mode(self.stat.st_mode)

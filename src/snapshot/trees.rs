@@ -277,7 +277,11 @@ mod tests {
         assert_eq!(begin(&trees, "1").publish(&record).expect("publishes"), Committed::New);
         assert_eq!(begin(&trees, "2").publish(&record).expect("publishes"), Committed::Existing);
         let mut seen = Vec::new();
-        trees.walk(&mut |diff_id| Ok(seen.push(diff_id))).expect("walks");
+        let mut visit = |diff_id| {
+            seen.push(diff_id);
+            Ok(())
+        };
+        trees.walk(&mut visit).expect("walks");
         assert_eq!(seen, [diff_id]);
         trees.remove(&diff_id).expect("removes");
         trees.remove(&diff_id).expect("removes");

@@ -26,3 +26,4 @@ pub use export::{ExportFormat, ExportReport, export};
 pub use import::{Resources, import, plan_import};
 pub use options::ImportOptions;
 pub use report::{ImportPlan, ImportReport};
+pub use unpack::{UnpackOptions, UnpackReport, unpack};

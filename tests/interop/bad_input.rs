@@ -140,7 +140,7 @@ fn a_wrong_size_is_refused() {
             let size = &mut manifest["layers"][0]["size"];
             *size = (size.as_i64().expect("a size") + delta).into();
         });
-        refused(&format!("a size {delta} off"), &archive(&members), 3, &["size"]);
+        refused(&format!("a size {delta} off"), &archive(&members), 3, &["bytes", "descriptor"]);
     }
     let members = with_manifest(|manifest| manifest["layers"][0]["size"] = json!(-1));
     refused("a negative size", &archive(&members), 3, &[]);
@@ -229,7 +229,7 @@ fn a_missing_archive_and_wrong_usage_have_codes_of_their_own() {
     transload(scratch.path(), ["unpack", "test/none:1", &scratch.path().join("x").to_string_lossy()])
         .fails(4);
     let ran = transload(scratch.path(), ["--json", "inspect", "test/none:1"]).fails(4);
-    assert_eq!(ran.json()["error"]["kind"], "not-found", "{}", ran.text());
+    assert_eq!(ran.json()["error"]["kind"], "not_found", "{}", ran.text());
 }
 
 #[test]
@@ -278,4 +278,13 @@ fn random(length: usize) -> Vec<u8> {
         bytes.extend_from_slice(&state.to_le_bytes());
     }
     bytes
+}
+
+#[test]
+fn a_layer_that_podman_wrote_without_its_last_zeros_is_refused() {
+    if !have(&[]) {
+        return;
+    }
+    let archive = fs::read(crate::foreign().join("podman-oci-zstd-chunked-wrong.tar")).expect("a fixture");
+    refused("podman's zstd:chunked", &archive, 3, &["DiffID"]);
 }

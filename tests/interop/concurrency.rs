@@ -127,23 +127,22 @@ fn the_kernel_saw_each_blob_and_tree_published_once() {
         shell.arg("fail=0; pids=; for i in 1 2 3 4 5 6 7 8; do \"$0\" --store \"$1\" import --threads 8 \"$2\" & pids=\"$pids $!\"; done; for p in $pids; do wait \"$p\" || fail=1; done; exit $fail");
         shell.arg(program()).arg(&store).arg(&archive);
         crate::support::run::run(&mut shell).ok();
-        let published = published(&traces);
+        let published = published(&traces, &store);
         let show = archive.display();
         for path in files_below(&store.join("blobs")) {
-            let name = path.file_name().expect("a file").to_string_lossy().into_owned();
-            assert_eq!(published.get(&name), Some(&1), "{show}: blob {name}");
+            assert_eq!(published.get(&path), Some(&1), "{show}: {}", path.display());
         }
         for entry in fs::read_dir(store.join("trees")).expect("trees") {
-            let name = entry.expect("an entry").file_name().to_string_lossy().into_owned();
-            assert_eq!(published.get(&name), Some(&1), "{show}: tree {name}");
+            let path = entry.expect("an entry").path();
+            assert_eq!(published.get(&path), Some(&1), "{show}: {}", path.display());
         }
         fs::remove_dir_all(&traces).expect("the traces just made");
         fs::remove_dir_all(&store).expect("the store just made");
     }
 }
 
-/// How often something was given each name that is a digest, by a rename or link that succeeded.
-fn published(traces: &Path) -> BTreeMap<String, usize> {
+/// How often something was given each name below the store, by a rename or link that succeeded.
+fn published(traces: &Path, store: &Path) -> BTreeMap<PathBuf, usize> {
     let mut counts = BTreeMap::new();
     for trace in files_below(traces) {
         for line in String::from_utf8_lossy(&fs::read(trace).expect("a trace")).lines() {
@@ -151,10 +150,16 @@ fn published(traces: &Path) -> BTreeMap<String, usize> {
             if !moves || !line.ends_with("= 0") {
                 continue;
             }
-            let to = line.split('"').nth(3).unwrap_or_default();
-            let name = to.rsplit('/').next().unwrap_or_default();
-            if name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()) {
-                *counts.entry(name.to_owned()).or_default() += 1;
+            // renameat2(7</store/ingest/x>, "data", 5</store/blobs/sha256>, "0123…", RENAME_NOREPLACE) = 0
+            let mut quoted = line.split('"');
+            let (directory, name) = (quoted.nth(2).unwrap_or_default(), quoted.next().unwrap_or_default());
+            let directory = directory
+                .split_once('<')
+                .and_then(|(_, rest)| rest.rsplit_once('>'))
+                .map_or("", |(path, _)| path);
+            let path = Path::new(directory).join(name);
+            if path.starts_with(store) {
+                *counts.entry(path).or_default() += 1;
             }
         }
     }

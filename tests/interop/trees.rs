@@ -16,9 +16,9 @@ use crate::support::tools::{Daemon, have, skopeo_copy, umoci_unpack};
 use crate::{all_foreign, list, strings, text_of};
 
 /// What the two reference tools make of one image; None where a tool cannot unpack it.
-struct Oracle {
-    umoci: Option<Vec<String>>,
-    containerd: Option<Vec<String>>,
+pub struct Oracle {
+    pub umoci: Option<Vec<String>>,
+    pub containerd: Option<Vec<String>>,
 }
 
 /// Asks both tools about the image at `reference`, an argument for skopeo.
@@ -70,7 +70,7 @@ const DISAGREEMENTS: [Disagreement; 3] = [
 
 /// Fails unless our tree is the one both tools show, or, where they disagree, the documented one of the two.
 #[track_caller]
-fn assert_as_documented(what: &str, ours: &[String], oracle: &Oracle, start: SystemTime) {
+pub fn assert_as_documented(what: &str, ours: &[String], oracle: &Oracle, start: SystemTime) {
     let mut surprises = Vec::new();
     for (tool, theirs) in [(Tool::Containerd, &oracle.containerd), (Tool::Umoci, &oracle.umoci)] {
         let Some(theirs) = theirs else { continue };
