@@ -158,3 +158,26 @@ fn progress_as_json_is_one_object_a_line_on_stderr() {
     assert!(events.iter().any(|event| event["event"] == "tree_extracted"), "{events:?}");
     assert_eq!(events.last().expect("events")["event"], "import_finished");
 }
+
+#[test]
+fn a_command_inside_an_image_passes_its_exit_code_on_and_leaves_nothing_behind() {
+    let busybox = Path::new("/bin/busybox");
+    if !rustix::process::geteuid().is_root() || !busybox.exists() {
+        eprintln!("SKIPPED: needs root and a static busybox");
+        return;
+    }
+    let dir = scratch();
+    let store = dir.path().join("store");
+    let archive = dir.path().join("busybox.tar");
+    let layer = file("bin/sh", std::fs::read(busybox).expect("busybox")).mode(0o755).dir("proc").dir("dev");
+    std::fs::write(&archive, image().name("box").layer(layer).docker()).expect("an archive");
+    transload(&store, [Path::new("import"), &archive]).ok();
+    let mut inside =
+        command(&store, ["mount", "box", "--", "sh", "-c", "echo in; test -e /proc/1 && exit 7"]);
+    let output = inside.env("TMPDIR", dir.path()).output().expect("it runs");
+    let ran = Ran::of(&inside, output);
+    assert_eq!((ran.code, ran.text().as_str()), (Some(7), "in\n"), "{}", ran.stderr);
+    assert_eq!(transload(&store, ["--json", "mount"]).ok().json()["mounts"], Value::Array(Vec::new()));
+    let left = std::fs::read_dir(dir.path()).expect("the directory").count();
+    assert_eq!(left, 2, "only the store and the archive are left");
+}

@@ -478,7 +478,7 @@ fn bundle(context: &Context, args: args::Bundle) -> Done {
         terminal: args.tty,
         read_only: args.read_only,
         rootless: (!context.surroundings.root)
-            .then(|| Rootless { uid: context.surroundings.uid, gid: context.surroundings.gid }),
+            .then_some(Rootless { uid: context.surroundings.uid, gid: context.surroundings.gid }),
     };
     let report = context.open(false)?.bundle(&args.name, &args.dir, &options)?;
     let view = views::Bundle {
@@ -504,10 +504,10 @@ fn export(context: &Context, args: &args::Export) -> Done {
     // Before the engine has threads: they inherit which signals are blocked.
     signals::cancel_on_signal(&cancel)?;
     let engine = context.open(false)?;
-    let report = match to_stdout {
-        true => engine.export(&args.names, format, &mut BufWriter::new(RawStdout), &cancel)?,
-        false => export_to_file(&args.output, |out| engine.export(&args.names, format, out, &cancel))?,
-    };
+    if to_stdout {
+        return export_to_stdout(|out| engine.export(&args.names, format, out, &cancel).map(drop));
+    }
+    let report = export_to_file(&args.output, |out| engine.export(&args.names, format, out, &cancel))?;
     let view = views::Export {
         images: report.images,
         format: format_name,
@@ -515,9 +515,6 @@ fn export(context: &Context, args: &args::Export) -> Done {
         blobs: report.blobs,
         bytes_written: report.bytes,
     };
-    if to_stdout {
-        return Ok(0);
-    }
     context.show(&view, human::export)
 }
 
@@ -535,11 +532,28 @@ fn check_export(context: &Context, to_stdout: bool) -> Result<()> {
 }
 
 /// Stdout without the line buffer of the standard library, which would cut an archive at every 0x0a.
-struct RawStdout;
+#[derive(Default)]
+struct RawStdout {
+    /// Whether the reader has gone.
+    closed: bool,
+}
+
+/// A reader that goes before the end has no use for a message, and a script no use for success.
+fn export_to_stdout(write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Done {
+    let mut out = BufWriter::new(RawStdout::default());
+    let flushed = write(&mut out).and_then(|()| out.flush().doing(|| "cannot write to stdout"));
+    match flushed {
+        Err(_) if out.get_ref().closed => Ok(1),
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(0),
+    }
+}
 
 impl Write for RawStdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(rustix::io::write(rustix::stdio::stdout(), bytes)?)
+        let written = rustix::io::write(rustix::stdio::stdout(), bytes);
+        self.closed |= written == Err(rustix::io::Errno::PIPE);
+        Ok(written?)
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())

@@ -4,7 +4,7 @@
 //! convenience and no sandbox: the command runs with this process's rights, and with the host's `/proc` and `/dev`
 //! where the image has such directories.
 
-use rustix::mount::{MountPropagationFlags, mount_bind_recursive, mount_change};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind_recursive, mount_change, unmount};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
@@ -71,6 +71,8 @@ pub fn run(root: &Path, command: &[OsString], image_config: &[u8]) -> Result<u8>
     bind_host(root, "dev");
     ignore_terminal_signals();
     let status = child(root, program, arguments, image_config).status();
+    // The image cannot be unmounted with something mounted in it.
+    ["dev", "proc"].iter().for_each(|name| release_host(root, name));
     match status {
         Ok(status) => Ok(exit_code(status)),
         Err(error) => {
@@ -86,6 +88,11 @@ fn bind_host(root: &Path, name: &str) {
     if target.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
         let _ = mount_bind_recursive(Path::new("/").join(name), target);
     }
+}
+
+/// Lazily, because what the command left behind may still use it. In this namespace nobody else sees it go.
+fn release_host(root: &Path, name: &str) {
+    let _ = unmount(root.join(name), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
 }
 
 fn child(root: &Path, program: &OsStr, arguments: &[OsString], image_config: &[u8]) -> Command {

@@ -1,4 +1,4 @@
-//! Work without root: the commands that create or read files of other owners do it in a user namespace of their own.
+//! Work without root: what touches the store does it in a user namespace of its own.
 //!
 //! Inside, the user is root and nobody else exists; outside, everything they make is theirs. The namespace has to be
 //! entered before the process has a second thread, so this is decided from the arguments alone.
@@ -10,9 +10,9 @@ use transload::{Error, ErrorKind, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Need {
-    /// Only its own files and the catalogue are looked at.
+    /// No store is opened.
     None,
-    /// It works without, unless an image has directories that their owner may not read.
+    /// It works without where the store was made without: a store remembers whose numbers its owners are.
     Useful,
     /// Owners are set, or something is mounted.
     Required,
@@ -42,17 +42,15 @@ fn need(command: &Command) -> Result<Need> {
         Command::Mount(args) if args.dir.is_some() => return Err(vanishing_mount()),
         Command::Mount(args) if !args.command.is_empty() => Need::Required,
         Command::Unpack(_) | Command::Bundle(_) => Need::Required,
-        Command::Inspect(args) if args.tree => Need::Useful,
-        Command::Export(_) | Command::Du(_) | Command::Gc(_) => Need::Useful,
-        _ => Need::None,
+        Command::Completions(_) => Need::None,
+        _ => Need::Useful,
     })
 }
 
 fn import_need(args: &Import) -> Need {
-    match args {
-        _ if args.no_unpack || args.dry_run => Need::None,
-        _ if args.ignore_chown => Need::Useful,
-        _ => Need::Required,
+    match args.no_unpack || args.dry_run || args.ignore_chown {
+        true => Need::Useful,
+        false => Need::Required,
     }
 }
 
@@ -72,12 +70,11 @@ mod tests {
     fn only_what_needs_a_namespace_enters_one() {
         let table = [
             ("import a", Some(Need::Required)),
-            ("import --no-unpack a", Some(Need::None)),
+            ("import --no-unpack a", Some(Need::Useful)),
             ("import --ignore-chown a", Some(Need::Useful)),
-            ("images", Some(Need::None)),
-            ("inspect a", Some(Need::None)),
-            ("inspect --tree a", Some(Need::Useful)),
-            ("mount", Some(Need::None)),
+            ("images", Some(Need::Useful)),
+            ("completions bash", Some(Need::None)),
+            ("mount", Some(Need::Useful)),
             ("mount a -- true", Some(Need::Required)),
             ("mount a /mnt", None),
             ("unpack a b", Some(Need::Required)),

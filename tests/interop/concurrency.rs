@@ -117,10 +117,11 @@ fn the_kernel_saw_each_blob_and_tree_published_once() {
         shell.args([
             "-ff",
             "-q",
+            "-y",
             "-s",
             "4096",
             "-e",
-            "trace=openat,rename,renameat,renameat2,link,linkat",
+            "trace=openat,rename,renameat,renameat2,link,linkat,unlinkat",
             "-o",
         ]);
         shell.arg(traces.join("t")).args(["sh", "-c"]);
@@ -130,15 +131,44 @@ fn the_kernel_saw_each_blob_and_tree_published_once() {
         let published = published(&traces, &store);
         let show = archive.display();
         for path in files_below(&store.join("blobs")) {
-            assert_eq!(published.get(&path), Some(&1), "{show}: {}", path.display());
+            assert_eq!(
+                published.get(&path),
+                Some(&1),
+                "{show}: {}\n{}",
+                path.display(),
+                mentions(&traces, &path)
+            );
         }
         for entry in fs::read_dir(store.join("trees")).expect("trees") {
             let path = entry.expect("an entry").path();
-            assert_eq!(published.get(&path), Some(&1), "{show}: {}", path.display());
+            assert_eq!(
+                published.get(&path),
+                Some(&1),
+                "{show}: {}\n{}",
+                path.display(),
+                mentions(&traces, &path)
+            );
         }
         fs::remove_dir_all(&traces).expect("the traces just made");
         fs::remove_dir_all(&store).expect("the store just made");
     }
+}
+
+/// What the kernel was asked about a file, for the message of a failing test.
+fn mentions(traces: &Path, path: &Path) -> String {
+    let name = path.file_name().expect("a file").to_string_lossy().into_owned();
+    let mut found = String::new();
+    for trace in files_below(traces) {
+        let text = fs::read(trace).expect("a trace");
+        for line in String::from_utf8_lossy(&text)
+            .lines()
+            .filter(|line| line.contains(&name) && !line.starts_with("openat"))
+        {
+            found.push_str(line);
+            found.push('\n');
+        }
+    }
+    found
 }
 
 /// How often something was given each name below the store, by a rename or link that succeeded.

@@ -28,6 +28,8 @@ pub struct Bars {
 #[derive(Default)]
 struct State {
     total: Option<ProgressBar>,
+    /// The archive is read from its beginning to its end and says how far; otherwise blobs are counted.
+    streaming: bool,
     layers: HashMap<String, Layer>,
     live: usize,
     finished: usize,
@@ -78,6 +80,9 @@ impl Bars {
 
     fn advance(&self, key: &str, bytes: u64) {
         let mut state = self.state();
+        if let (Some(total), false) = (&state.total, state.streaming) {
+            total.inc(bytes);
+        }
         let live = state.live;
         let Some(layer) = state.layers.get_mut(key) else { return };
         layer.seen_bytes += bytes;
@@ -88,6 +93,14 @@ impl Bars {
                 state.live += 1;
             }
             None => {}
+        }
+    }
+
+    fn advance_stream(&self, bytes: u64) {
+        let mut state = self.state();
+        state.streaming = true;
+        if let Some(total) = &state.total {
+            total.inc(bytes);
         }
     }
 
@@ -159,11 +172,7 @@ impl Progress for Bars {
             Event::BlobAdvanced { key, bytes } => self.advance(key, *bytes),
             Event::BlobStage { key, stage } => self.set_stage(key, *stage),
             Event::BlobFinished { key, outcome } => self.finish_layer(key, *outcome),
-            Event::StreamAdvanced { bytes } => {
-                if let Some(total) = &self.state().total {
-                    total.inc(*bytes);
-                }
-            }
+            Event::StreamAdvanced { bytes } => self.advance_stream(*bytes),
             Event::ImportFinished => self.end(),
             _ => {}
         }
