@@ -32,7 +32,8 @@ async fn main() -> transload::Result<()> {
     }
     let engine = Engine::open("target/example-store", Default::default())?;
     // All at once: clones of an engine share what is in flight, so a layer that two archives have is extracted once.
-    let imports: Vec<_> = archives.into_iter().map(|archive| tokio::spawn(import(engine.clone(), archive))).collect();
+    let imports: Vec<_> =
+        archives.into_iter().map(|archive| tokio::spawn(import(engine.clone(), archive))).collect();
     for import in imports {
         let report = import.await.expect("an import does not panic")?;
         println!("{} images, {} blobs written", report.images.len(), report.blobs.new);

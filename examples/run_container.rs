@@ -21,8 +21,10 @@ fn main() -> Result<()> {
     }
     let engine = Engine::open("target/example-store", Default::default())?;
     let report = engine.import(Input::Path(archive.into()), &Default::default(), &Silent, &Cancel::new())?;
-    let image = report.images.first().ok_or_else(|| Error::new(ErrorKind::NotFound, "no image for this host"))?;
-    let chain = image.chain_id.ok_or_else(|| Error::new(ErrorKind::NotFound, "the image was not unpacked"))?;
+    let image =
+        report.images.first().ok_or_else(|| Error::new(ErrorKind::NotFound, "no image for this host"))?;
+    let chain =
+        image.chain_id.ok_or_else(|| Error::new(ErrorKind::NotFound, "the image was not unpacked"))?;
 
     write_a_layer(&engine, &chain.to_string())?;
     run(&engine, &image.manifest.to_string(), runtime.as_deref())

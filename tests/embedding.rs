@@ -22,7 +22,8 @@ fn open(root: &Path) -> Engine {
 }
 
 fn sample(name: &str, files: usize) -> Image {
-    let below = (0..files).fold(layer().dir("/d"), |layer, n| layer.file(&format!("/d/{n}"), vec![n as u8; 5000]));
+    let below =
+        (0..files).fold(layer().dir("/d"), |layer, n| layer.file(&format!("/d/{n}"), vec![n as u8; 5000]));
     image().name(name).layer(below).layer(layer().file("/top", name).packed(Pack::Zstd))
 }
 
@@ -39,7 +40,8 @@ fn an_async_program_imports_several_archives_at_once() {
         let tasks: Vec<_> = (0..6)
             .map(|_| {
                 let engine = engine.clone();
-                let work = move || engine.import(in_memory(&sample("a:1", 20)), &options(), &Silent, &Cancel::new());
+                let work =
+                    move || engine.import(in_memory(&sample("a:1", 20)), &options(), &Silent, &Cancel::new());
                 tokio::task::spawn_blocking(work)
             })
             .collect();
@@ -82,7 +84,8 @@ fn a_cancelled_import_leaves_nothing_visible_and_the_next_one_works() {
             cancel.cancel();
         }
     };
-    let error = engine.import(in_memory(&sample("a:1", 200)), &options(), &stop, &cancel).expect_err("cancelled");
+    let error =
+        engine.import(in_memory(&sample("a:1", 200)), &options(), &stop, &cancel).expect_err("cancelled");
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
     assert!(engine.images().expect("images").is_empty());
     engine.import(in_memory(&sample("a:1", 200)), &options(), &Silent, &Cancel::new()).expect("the next one");
@@ -95,7 +98,8 @@ fn a_cancellation_before_the_start_is_heard() {
     let engine = open(&store.path().join("store"));
     let cancel = Cancel::new();
     cancel.cancel();
-    let error = engine.import(in_memory(&sample("a:1", 1)), &options(), &Silent, &cancel).expect_err("cancelled");
+    let error =
+        engine.import(in_memory(&sample("a:1", 1)), &options(), &Silent, &cancel).expect_err("cancelled");
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
 }
 

@@ -35,7 +35,11 @@ fn every_import_goes_down_the_stair() {
         let Some(module) = module_of(inside) else { continue };
         let text = std::fs::read_to_string(&file).expect("a source file");
         looked_at += imports(&module, &text, &porch).len();
-        wrong.extend(violations(&module, &text, &porch).into_iter().map(|one| format!("src/{}: {one}", inside.display())));
+        wrong.extend(
+            violations(&module, &text, &porch)
+                .into_iter()
+                .map(|one| format!("src/{}: {one}", inside.display())),
+        );
     }
     assert!(looked_at > 100, "only {looked_at} imports were found, so the reader of this test is broken");
     assert!(wrong.is_empty(), "imports that do not go down the stair:\n{}", wrong.join("\n"));
@@ -60,7 +64,11 @@ fn imports_that_go_up_or_sideways_are_found() {
         ("engine", "use crate::*;", "*"),
     ] {
         let found = violations(module, source, &porch);
-        assert_eq!(found.iter().map(|one| one.to.as_str()).collect::<Vec<_>>(), [expected], "{module}: {source}");
+        assert_eq!(
+            found.iter().map(|one| one.to.as_str()).collect::<Vec<_>>(),
+            [expected],
+            "{module}: {source}"
+        );
     }
 }
 
@@ -71,7 +79,10 @@ fn imports_that_go_down_or_stay_inside_are_fine() {
         ("error", "use crate::oci::Digest;"),
         ("transfer::import", "use super::plan; use crate::transfer::report; use crate::store::Store;"),
         ("transfer::import", "mod tests { use super::*; use super::super::plan; }"),
-        ("store", "// use crate::engine::Engine;\n/* crate::engine /* crate::cli */ */ \"crate::engine\"; r#\"crate::\"cli\"#;"),
+        (
+            "store",
+            "// use crate::engine::Engine;\n/* crate::engine /* crate::cli */ */ \"crate::engine\"; r#\"crate::\"cli\"#;",
+        ),
         ("store", "//! See [`crate::engine`].\nuse crate::{Error, io::{durable, locked}, metadata};"),
         ("engine", "use crate::{transfer::{self, Claims}, upkeep};"),
         ("content", "mod a { mod b { use super::super::x; use super::super::super::io; } }"),
@@ -93,7 +104,9 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Violation { from, to, line } = self;
         match (floor(from), floor(to)) {
-            (Some(low), Some(high)) => write!(f, "line {line}: {from} (floor {low}) uses {to} (floor {high})"),
+            (Some(low), Some(high)) => {
+                write!(f, "line {line}: {from} (floor {low}) uses {to} (floor {high})")
+            }
             (None, _) => write!(f, "line {line}: the room {from} has no floor in tests/stair.rs"),
             (_, None) => write!(f, "line {line}: {from} uses {to}, which has no floor in tests/stair.rs"),
         }
@@ -129,7 +142,9 @@ fn imports(module: &str, text: &str, porch: &BTreeMap<String, String>) -> Vec<(S
             "super" if word(&tokens, at.wrapping_sub(1)) != "::" => {
                 let levels = module.split("::").count() + inline.len();
                 let mut climbed = 0;
-                while word(&tokens, at + 2 * climbed) == "super" && word(&tokens, at + 2 * climbed + 1) == "::" {
+                while word(&tokens, at + 2 * climbed) == "super"
+                    && word(&tokens, at + 2 * climbed + 1) == "::"
+                {
                     climbed += 1;
                 }
                 if climbed == levels {
