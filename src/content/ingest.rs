@@ -168,6 +168,9 @@ impl BlobIngest {
     }
 
     /// Checks size, then digest, and publishes. On a mismatch the ingest stays usable and keeps its data.
+    ///
+    /// The ingest's lock is held until the ingest is dropped: who waits for it in another process must find the blob
+    /// recorded when it gets the lock, so record first and drop second.
     pub fn commit(
         &mut self,
         content: &ContentStore,
@@ -179,9 +182,7 @@ impl BlobIngest {
         let commit = || {
             self.check(expected_bytes, expected, &digest).and_then(|()| self.publish(content, digest, sync))
         };
-        let committed = commit().doing(|| format!("cannot publish blob {}", expected.unwrap_or(&digest)))?;
-        self.finish();
-        Ok(committed)
+        commit().doing(|| format!("cannot publish blob {}", expected.unwrap_or(&digest)))
     }
 
     fn check(&self, expected_bytes: Option<u64>, expected: Option<&Digest>, actual: &Digest) -> Result<()> {
@@ -255,6 +256,7 @@ mod tests {
         ingest.write(b"lo").expect("writes");
         let committed = ingest.commit(&content, Some(5), Some(&digest), true).expect("commits");
         assert_eq!(committed, Committed::New(digest, 5));
+        drop(ingest);
         assert_eq!(content.read_document(&digest, 100).expect("reads"), b"hello");
         assert_eq!(std::fs::read_dir(dir.path().join("ingest")).expect("lists").count(), 0);
     }
@@ -284,6 +286,7 @@ mod tests {
             other.commit(&content, None, None, true).expect("commits"),
             Committed::Existing(digest, 2)
         );
+        drop(other);
         assert_eq!(std::fs::read_dir(dir.path().join("ingest")).expect("lists").count(), 0);
         let mut reader = content.open_blob(&digest).expect("opens");
         content.remove(&digest).expect("removes");

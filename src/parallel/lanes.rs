@@ -49,7 +49,8 @@ impl<J: Send> Lanes<'_, J> {
         });
         let error = outcome.error.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         match (error, fed) {
-            // The feeder that only noticed the cancellation says less than the lane that caused it.
+            // Whoever only noticed the cancellation says less than the one that caused it.
+            (Some(error), Err(fed)) if error.kind() == ErrorKind::Cancelled => Err(fed),
             (Some(error), _) => Err(error),
             (None, Err(error)) => Err(error),
             (None, Ok(value)) => {

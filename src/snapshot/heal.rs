@@ -122,9 +122,11 @@ pub fn heal(
         cancel.check()?;
         healer.implicit(path).doing(|| format!("cannot heal {path}"))?;
     }
+    let groups = groups(&links, merged)?;
     for link in &links {
         cancel.check()?;
-        healer.link(link, cancel).doing(|| format!("cannot heal the hard link {}", link.path))?;
+        let others = groups.get(&file_of(link)).map_or(&[][..], Vec::as_slice);
+        healer.link(link, others, cancel).doing(|| format!("cannot heal the hard link {}", link.path))?;
     }
     if record.form != WhiteoutForm::List {
         healer.marks(record)?;
@@ -133,6 +135,31 @@ pub fn heal(
         true => Ok(None),
         false => healer.finish(),
     }
+}
+
+/// What tells a linked file from others: its layer in the merged tree, and its inode there.
+fn file_of(link: &LinkSource) -> (usize, u64) {
+    (link.node.layer() + 1, link.node.stat().st_ino)
+}
+
+/// Names by file, see [`file_of`].
+type LinkGroups = HashMap<(usize, u64), Vec<Vec<u8>>>;
+
+/// The other names, in the merged tree, of linked files that have several: they stay one file with the link.
+fn groups(links: &[LinkSource], merged: &Stack) -> Result<LinkGroups> {
+    let several = links.iter().filter(|link| link.shared.is_some() && link.node.stat().st_nlink > 1);
+    let mut groups: LinkGroups = several.map(|link| (file_of(link), Vec::new())).collect();
+    if !groups.is_empty() {
+        merged.walk(&mut |node| {
+            if !node.is_dir()
+                && let Some(names) = groups.get_mut(&(node.layer(), node.stat().st_ino))
+            {
+                names.push(node.path().to_vec());
+            }
+            Ok(())
+        })?;
+    }
+    Ok(groups)
 }
 
 struct Healer<'a> {
@@ -201,17 +228,26 @@ impl Healer<'_> {
         Ok(())
     }
 
-    fn link(&mut self, link: &LinkSource, cancel: &Cancel) -> Result<()> {
+    fn link(&mut self, link: &LinkSource, others: &[Vec<u8>], cancel: &Cancel) -> Result<()> {
         let path = link.path.as_bytes();
-        self.directory(split_path(path).map_or(&[], |(parent, _)| parent))?;
-        let Some(target) = &link.shared else { return self.copy(link, path, cancel) };
-        self.directory(split_path(target).map_or(&[], |(parent, _)| parent))?;
+        let parent = |path| split_path(path).map_or(&[][..], |(parent, _)| parent);
+        let Some(target) = &link.shared else {
+            self.directory(parent(path))?;
+            return self.copy(link, path, cancel);
+        };
+        self.directory(parent(target))?;
         if beneath::stat(self.to, target)?.is_none() {
             self.copy(link, target, cancel)?;
         }
-        let (target_dir, target_name) = beneath::open_parent(self.to, target)?;
-        let (dir, name) = beneath::open_parent(self.to, path)?;
-        Ok(fs::linkat(target_dir, target_name, dir, name, AtFlags::empty())?)
+        for name in others.iter().map(Vec::as_slice).chain([path]) {
+            self.directory(parent(name))?;
+            if beneath::stat(self.to, name)?.is_none() {
+                let (target_dir, target_name) = beneath::open_parent(self.to, target)?;
+                let (dir, name) = beneath::open_parent(self.to, name)?;
+                fs::linkat(target_dir, target_name, dir, name, AtFlags::empty())?;
+            }
+        }
+        Ok(())
     }
 
     fn copy(&mut self, link: &LinkSource, path: &[u8], cancel: &Cancel) -> Result<()> {

@@ -15,6 +15,7 @@ use crate::oci::{ChainId, DiffId};
 use crate::parallel::Cancel;
 use crate::tree::WhiteoutForm;
 use rustix::fd::AsFd;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,12 +47,22 @@ impl OverlaySnapshotter {
                 None => places.push(Shelf::place(row, "fs")),
             }
         }
+        // An image may list a layer twice, and overlayfs refuses a directory that stands twice. The upper one has all that
+        // the lower one has, hides all that it hides, and so makes it invisible.
+        let mut seen = HashSet::new();
+        places.retain(|place| seen.insert(place.clone()));
         places
     }
 
     fn stack_of(&self, chain: &[SnapshotRow]) -> Stack {
+        self.stack_without(chain, "")
+    }
+
+    /// The chain as one tree, but for the layer at `hidden`.
+    fn stack_without(&self, chain: &[SnapshotRow], hidden: &str) -> Stack {
         let layer = |place: String| Layer::overlay(&self.shelf.base, place, self.form);
-        Stack::new(self.places(chain).into_iter().map(layer).collect())
+        let places = self.places(chain).into_iter().filter(|place| place != hidden);
+        Stack::new(places.map(layer).collect())
     }
 
     fn mounts_of(&self, row: &SnapshotRow, below: &[SnapshotRow]) -> Vec<Mount> {
@@ -110,9 +121,10 @@ impl OverlaySnapshotter {
             let message = format!("tree {diff_id} marks its deletions in another form than the store");
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
-        let parent = self.stack_of(below);
+        let place = Trees::relative_path(diff_id);
+        let parent = self.stack_without(below, &place);
         let mut merged = parent.clone();
-        merged.push_top(Layer::recorded(&self.shelf.base, Trees::relative_path(diff_id), &record));
+        merged.push_top(Layer::recorded(&self.shelf.base, place, &record));
         let to = staged.make_dir("fs")?;
         let healed = heal::heal(&record, &merged, &parent, to.as_fd(), &Cancel::new())?;
         let mut usage = Usage { bytes: record.bytes, inodes: record.inodes };

@@ -1,11 +1,11 @@
 //! What every part of one import works with.
 
 use super::audit::Audit;
-use super::claims::Claims;
+use super::claims::{BlobClaim, Claimed, Claims, WaitEnd};
 use super::layer_job::StageClock;
 use super::options::ImportOptions;
 use crate::content::Committed;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::layer::ApplyOptions;
 use crate::metadata::{BlobRow, Resource};
 use crate::oci::{DiffId, Digest};
@@ -60,6 +60,15 @@ impl Context<'_> {
         Ok(self.store.metadata().tree_get(diff_id)?.is_some() && self.store.trees().stat(diff_id)?.is_some())
     }
 
+    /// Forgets a record whose blob is gone, so that the one that takes its place is synced again.
+    pub(crate) fn forget_lost(&self, digest: &Digest) -> Result<()> {
+        let metadata = self.store.metadata();
+        if metadata.blob_get(digest)?.is_some() && self.store.content().stat(digest)?.is_none() {
+            metadata.blob_remove(&[*digest])?;
+        }
+        Ok(())
+    }
+
     /// Records a published blob and tells of it.
     pub(crate) fn record_blob(&self, committed: &Committed, head: Option<Digest>) -> Result<()> {
         let (digest, size_bytes) = (committed.digest(), committed.size_bytes());
@@ -70,15 +79,46 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// Writes a manifest, an index or a configuration.
+    /// Writes a manifest, an index or a configuration, unless it is there or another import is at it.
     pub(crate) fn put_document(&self, bytes: &[u8]) -> Result<Committed> {
-        let digest = Digest::of(bytes);
+        let (digest, size_bytes) = (Digest::of(bytes), bytes.len() as u64);
         self.hold(vec![Resource::Blob(digest)])?;
-        if self.has_blob(&digest, Some(bytes.len() as u64))? {
-            return Ok(Committed::Existing(digest, bytes.len() as u64));
+        loop {
+            if self.has_blob(&digest, Some(size_bytes))? {
+                return Ok(Committed::Existing(digest, size_bytes));
+            }
+            match self.claims.blob(self.store, &digest)? {
+                Claimed::Mine(claim) => return self.write_document(bytes, &digest, claim),
+                Claimed::Taken(other) => {
+                    let patience = self.options.patience;
+                    if other.join(self.store, self.cancel, patience)? == WaitEnd::Stalled {
+                        let message =
+                            format!("another import has been writing {digest} for more than {patience:?}");
+                        return Err(Error::new(ErrorKind::Busy, message));
+                    }
+                }
+            }
         }
-        let committed = self.store.content().put_document(bytes, self.options.sync)?;
-        self.record_blob(&committed, Some(Digest::of(&bytes[..bytes.len().min(64 << 10)])))?;
+    }
+
+    fn write_document(&self, bytes: &[u8], digest: &Digest, claim: BlobClaim) -> Result<Committed> {
+        let BlobClaim { mut ingest, guard } = claim;
+        // Someone may have finished between the look and the claim.
+        if self.has_blob(digest, Some(bytes.len() as u64))? {
+            drop(ingest);
+            guard.finish();
+            return Ok(Committed::Existing(*digest, bytes.len() as u64));
+        }
+        self.event(Event::BlobClaimed(*digest));
+        self.forget_lost(digest)?;
+        // What lies there without a record of its own was never finished, or was not synced before a power cut.
+        self.store.content().remove(digest)?;
+        ingest.write(bytes)?;
+        let head = ingest.head();
+        let committed = ingest.commit(self.store.content(), None, Some(digest), self.options.sync)?;
+        self.record_blob(&committed, Some(head))?;
+        drop(ingest);
+        guard.finish();
         Ok(committed)
     }
 }

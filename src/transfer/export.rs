@@ -74,13 +74,12 @@ pub fn export(
     Ok(export.report)
 }
 
+/// The full name under both annotations: containerd reads the first, skopeo and podman the second.
 fn named(target: &Descriptor, name: Option<&str>) -> Descriptor {
     let mut descriptor = target.clone();
     if let Some(name) = name {
-        let tag = name.rsplit_once(':').map_or(name, |(_, tag)| tag);
         descriptor.annotations.insert(crate::metadata::CONTAINERD_NAME.to_string(), name.to_string());
-        let reference = if tag.contains('/') { name } else { tag };
-        descriptor.annotations.insert(crate::metadata::REF_NAME.to_string(), reference.to_string());
+        descriptor.annotations.insert(crate::metadata::REF_NAME.to_string(), name.to_string());
     }
     descriptor
 }

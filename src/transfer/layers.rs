@@ -216,8 +216,6 @@ fn claim_blob(context: &Context<'_>, layer: &mut Layer) -> Result<(Option<BlobTo
         layer.blob = Some(Outcome::Shared);
         return Ok((None, None));
     }
-    // What lies there without a record of its own was never finished.
-    content.remove(&digest)?;
     context.event(Event::BlobClaimed(digest));
     Ok((Some((ingest, Some(guard))), None))
 }
@@ -415,6 +413,11 @@ fn publish_blob(context: &Context<'_>, layer: &mut Layer, done: &mut LayerDone<'
         Sink::Write(ingest) => {
             context.hold(vec![Resource::Blob(done.digest)])?;
             let content = context.store.content();
+            context.forget_lost(&done.digest)?;
+            if !context.has_blob(&done.digest, None)? {
+                // What lies there without a record of its own was never finished, or was not synced before a power cut.
+                content.remove(&done.digest)?;
+            }
             let committed = ingest.commit(content, None, layer.digest.as_ref(), context.options.sync)?;
             context.record_blob(&committed, Some(done.head))?;
             layer.blob = match committed {
@@ -468,9 +471,11 @@ fn publish_tree(
         // What lies there without a record of its own was never finished.
         trees.remove(&diff_id)?;
     }
-    let published = ingest.publish(&record)?;
+    // The record first: publishing lets go of the lock, and who waits for it must find both. A record without its tree,
+    // after a crash in between, counts for nothing.
     let row = TreeRow { diff_id, bytes: record.bytes, inodes: record.inodes, durable: false };
     metadata.tree_put(&row)?;
+    let published = ingest.publish(&record)?;
     layer.unpacked_bytes = record.bytes;
     layer.tree = match published {
         TreeCommitted::New => {

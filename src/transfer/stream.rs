@@ -167,7 +167,7 @@ fn feed_member<'s>(
     let claim = match announced {
         Some(digest) => match claim(context, member.name(), &digest, size_bytes)? {
             Found::Here(outcome) => return Ok(Some(pass_over(context, member, base, outcome)?)),
-            Found::Owned(claim) => claim,
+            Found::Owned(claim) => *claim,
         },
         None => match compare(context, member, cancel)? {
             Compared::Same(digest) => {
@@ -198,14 +198,14 @@ struct Ownership {
 
 enum Found {
     Here(Outcome),
-    Owned(Ownership),
+    Owned(Box<Ownership>),
 }
 
 /// Claims a blob, waiting for others who are at it. Our own lanes go on meanwhile: they have all their bytes.
 fn claim(context: &Context<'_>, name: &MemberName, digest: &Digest, size_bytes: u64) -> Result<Found> {
     context.hold(vec![Resource::Blob(*digest)])?;
     if context.options.discard_blobs {
-        return Ok(Found::Owned(Ownership::default()));
+        return Ok(Found::Owned(Box::default()));
     }
     let mut outcome = Outcome::Existing;
     loop {
@@ -220,9 +220,9 @@ fn claim(context: &Context<'_>, name: &MemberName, digest: &Digest, size_bytes: 
                     claim.guard.finish();
                     return Ok(Found::Here(Outcome::Shared));
                 }
-                context.store.content().remove(digest)?;
                 context.event(Event::BlobClaimed(*digest));
-                return Ok(Found::Owned(Ownership { blob: Some(claim), ..Ownership::default() }));
+                let owned = Ownership { blob: Some(claim), ..Ownership::default() };
+                return Ok(Found::Owned(Box::new(owned)));
             }
             Claimed::Taken(other) => {
                 context.event(Event::BlobStage { key: name.to_string(), stage: Stage::Waiting });
@@ -235,7 +235,7 @@ fn claim(context: &Context<'_>, name: &MemberName, digest: &Digest, size_bytes: 
                 if end == WaitEnd::Stalled {
                     context
                         .notice(format!("another import of {digest} showed no progress and was overtaken"));
-                    return Ok(Found::Owned(Ownership { stalled: true, ..Ownership::default() }));
+                    return Ok(Found::Owned(Box::new(Ownership { stalled: true, ..Ownership::default() })));
                 }
             }
         }
