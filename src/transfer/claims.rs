@@ -167,6 +167,24 @@ impl Claims {
     }
 }
 
+/// How long a finished blob that nobody announced waits for another writer of the same bytes.
+const PUBLICATION_WAIT: Duration = Duration::from_secs(1);
+
+/// The place of a blob's announced writers, taken for the moment of publishing one that was not announced. `None` if
+/// another holds it for long; publishing without it is right as well, and only less frugal.
+pub(crate) fn publication(store: &Store, digest: &Digest, cancel: &Cancel) -> Result<Option<LockedDir>> {
+    let started = Instant::now();
+    loop {
+        let place = IngestRef::blob(digest);
+        let dir = LockedDir::try_acquire(store.content().ingests(), place.name())?;
+        if dir.is_some() || started.elapsed() > PUBLICATION_WAIT {
+            return Ok(dir);
+        }
+        cancel.check()?;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 impl Waiting {
     /// Waits until the other has finished or let go, or has shown no progress for `patience`.
     pub(crate) fn join(self, store: &Store, cancel: &Cancel, patience: Duration) -> Result<WaitEnd> {

@@ -4,12 +4,12 @@
 //! joins those whom it has to wait for after its own work is done; then it asks the store again. A round without work and
 //! without waiting is the last. Lanes never wait on lanes.
 
-use super::claims::{BlobClaim, Claimed, Guard, TreeClaim, WaitEnd, Waiting};
+use super::claims::{BlobClaim, Claimed, Guard, TreeClaim, WaitEnd, Waiting, publication};
 use super::context::Context;
 use super::intake::Sink;
 use super::layer_job::{LayerDone, LayerJob, LayerWork, Unpack, Unpacking, check_diff_id, run};
 use crate::archive::{MemberName, Seekable};
-use crate::content::{Committed, IngestRef};
+use crate::content::{BlobIngest, Committed, IngestRef};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::codec::Codec;
 use crate::metadata::{Resource, TreeRow};
@@ -183,7 +183,7 @@ fn require_bytes(context: &Context<'_>, layer: &Layer, write: bool) -> Result<()
     ))
 }
 
-type BlobToWrite = (crate::content::BlobIngest, Option<Guard>);
+type BlobToWrite = (BlobIngest, Option<Guard>);
 
 fn claim_blob(context: &Context<'_>, layer: &mut Layer) -> Result<(Option<BlobToWrite>, Option<Waiting>)> {
     if layer.blob.is_some() {
@@ -395,7 +395,7 @@ pub(crate) fn publish(
     tree_guard: Option<Guard>,
 ) -> Result<()> {
     let unpacking = done.unpacking.take();
-    publish_blob(context, layer, &mut done)?;
+    publish_blob(context, layer, &mut done, blob_guard.is_some())?;
     drop(done.sink);
     if let Some(guard) = blob_guard {
         guard.finish();
@@ -408,22 +408,25 @@ pub(crate) fn publish(
     Ok(())
 }
 
-fn publish_blob(context: &Context<'_>, layer: &mut Layer, done: &mut LayerDone<'_>) -> Result<()> {
+fn publish_blob(
+    context: &Context<'_>,
+    layer: &mut Layer,
+    done: &mut LayerDone<'_>,
+    claimed: bool,
+) -> Result<()> {
     match &mut done.sink {
         Sink::Write(ingest) => {
             context.hold(vec![Resource::Blob(done.digest)])?;
-            let content = context.store.content();
-            context.forget_lost(&done.digest)?;
-            if !context.has_blob(&done.digest, None)? {
-                // What lies there without a record of its own was never finished, or was not synced before a power cut.
-                content.remove(&done.digest)?;
-            }
-            let committed = ingest.commit(content, None, layer.digest.as_ref(), context.options.sync)?;
-            context.record_blob(&committed, Some(done.head))?;
-            layer.blob = match committed {
-                Committed::New(..) => Some(Outcome::New),
-                Committed::Existing(..) => Some(layer.there()),
+            let place = match claimed {
+                true => None,
+                false => publication(context.store, &done.digest, context.cancel)?,
             };
+            layer.blob = Some(match commit_blob(context, layer, ingest, done.digest, done.head)? {
+                Committed::New(..) => Outcome::New,
+                Committed::Existing(..) => layer.there(),
+            });
+            // Empty; a leftover would be swept by gc.
+            place.map(|place| place.remove()).transpose()?;
         }
         Sink::Hash(..) => check_digest(layer.digest.as_ref(), &done.digest)?,
     }
@@ -431,6 +434,25 @@ fn publish_blob(context: &Context<'_>, layer: &mut Layer, done: &mut LayerDone<'
     layer.size_bytes = Some(done.size_bytes);
     layer.codec = Some(done.codec);
     Ok(())
+}
+
+fn commit_blob(
+    context: &Context<'_>,
+    layer: &Layer,
+    ingest: &mut BlobIngest,
+    digest: Digest,
+    head: Digest,
+) -> Result<Committed> {
+    check_digest(layer.digest.as_ref(), &digest)?;
+    if context.has_blob(&digest, None)? {
+        return Ok(Committed::Existing(digest, ingest.status().offset));
+    }
+    context.forget_lost(&digest)?;
+    // What lies there without a record of its own was never finished, or was not synced before a power cut.
+    context.store.content().remove(&digest)?;
+    let committed = ingest.commit(context.store.content(), None, None, context.options.sync)?;
+    context.record_blob(&committed, Some(head))?;
+    Ok(committed)
 }
 
 fn check_digest(expected: Option<&Digest>, actual: &Digest) -> Result<()> {

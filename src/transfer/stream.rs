@@ -14,6 +14,7 @@ use super::layers::{Layer, publish};
 use crate::archive::{KeptDocuments, MemberKind, MemberName, Stream, StreamMember};
 use crate::content::{Blob, HEAD_BYTES, IngestRef};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::io::codec::Codec;
 use crate::metadata::Resource;
 use crate::oci::{Algorithm, Digest};
 use crate::parallel::{Cancel, Lanes};
@@ -121,6 +122,9 @@ fn feed<'s>(
             passed.documents.add_document(&name, bytes)?;
             continue;
         }
+        if announced_digest(&name).is_none() && !may_be_layer(&mut member)? {
+            continue;
+        }
         let fed =
             feed_member(context, &mut member, lanes, cancel).doing(|| format!("cannot import {name}"))?;
         if let Some(layer) = fed {
@@ -137,10 +141,30 @@ fn is_document(member: &mut StreamMember<'_>, limit: u64) -> Result<bool> {
     if member.size_bytes() > limit {
         return Ok(false);
     }
-    let head = member.fill_buf()?;
-    let first = head.iter().find(|byte| !byte.is_ascii_whitespace());
-    let block = &head[..head.len().min(512)];
-    Ok(matches!(first, None | Some(b'{' | b'[')) && !block.contains(&0))
+    let block = member.peek(BLOCK_BYTES)?;
+    let first = block.iter().find(|byte| !byte.is_ascii_whitespace());
+    Ok(matches!(first, Some(b'{' | b'[')) && !block.contains(&0))
+}
+
+/// The size of a tar's blocks.
+const BLOCK_BYTES: usize = 512;
+
+/// Whether a member may be a layer: compressed, a tar, or empty. What else lies in archives (`VERSION` files) is passed
+/// over.
+fn may_be_layer(member: &mut StreamMember<'_>) -> Result<bool> {
+    let block = member.peek(BLOCK_BYTES)?;
+    let compressed = Codec::sniff(block) != Codec::None;
+    Ok(compressed || block.is_empty() || block.len() == BLOCK_BYTES && is_tar_header(block))
+}
+
+/// A header block has a checksum that counts its own field as blanks; the block that ends an archive is all zeros.
+fn is_tar_header(block: &[u8]) -> bool {
+    let field = &block[148..156];
+    let sum: u64 = block.iter().map(|byte| u64::from(*byte)).sum::<u64>() + 8 * 32
+        - field.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+    let digits: String = field.iter().map(|byte| *byte as char).collect();
+    let stored = u64::from_str_radix(digits.trim_matches([' ', '\0']), 8);
+    block.iter().all(|byte| *byte == 0) || stored == Ok(sum)
 }
 
 /// The digest that a member's name carries: `blobs/sha256/<hex>`, or `<hex>.tar`, whose uncompressed bytes have the
