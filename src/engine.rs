@@ -13,7 +13,7 @@ use crate::progress::{Progress, Silent};
 use crate::snapshot::Snapshotter;
 use crate::store::{SnapshotterKind, Store, StoreOptions};
 use crate::transfer::bundle::{BundleOptions, BundleReport};
-use crate::transfer::catalogue::{self, HistoryLine, Inspection, RemoveReport, TreeEntry};
+use crate::transfer::catalogue::{self, HistoryLine, Inspection, TreeEntry};
 use crate::transfer::mounting::{self, MountOptions, MountRecord};
 use crate::transfer::unpack::{UnpackOptions, UnpackReport};
 use crate::transfer::{
@@ -42,6 +42,15 @@ impl Default for EngineOptions {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         EngineOptions { threads, memory_bytes: 64 << 20, snapshotter: None, create: true }
     }
+}
+
+/// What was removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RemoveReport {
+    /// The names, or the targets of unnamed images.
+    pub removed: Vec<String>,
+    /// How many bytes the next collection frees.
+    pub freed_by_gc_bytes: u64,
 }
 
 /// An open store, and everything that can be done with it.
@@ -152,7 +161,8 @@ impl Engine {
 
     /// Removes names; the bytes go with the next [`Engine::gc`].
     pub fn remove(&self, names: &[String]) -> Result<RemoveReport> {
-        catalogue::remove(&self.inner.store, names)
+        let removed = catalogue::remove(&self.inner.store, names)?;
+        Ok(RemoveReport { removed, freed_by_gc_bytes: upkeep::would_free(&self.inner.store, &[])? })
     }
 
     /// Removes what nothing refers to. [`ErrorKind::Busy`] while imports run, unless asked to wait.

@@ -8,7 +8,6 @@ use crate::oci::{
 };
 use crate::snapshot::{Node, Stack};
 use crate::store::Store;
-use serde::Serialize;
 
 /// The largest document that is read back, in bytes.
 const DOCUMENT_LIMIT_BYTES: u64 = 64 << 20;
@@ -55,15 +54,6 @@ pub struct HistoryLine {
     pub diff_id: Option<DiffId>,
     /// The size of the layer's blob in bytes.
     pub size_bytes: u64,
-}
-
-/// What was removed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct RemoveReport {
-    /// The names, or the targets of unnamed images.
-    pub removed: Vec<String>,
-    /// How many bytes the next collection frees.
-    pub freed_by_gc_bytes: u64,
 }
 
 /// An entry of an image's merged root filesystem.
@@ -186,8 +176,8 @@ pub fn tag(store: &Store, name: &str, new: &Reference) -> Result<ImageRow> {
     tag().doing(|| format!("cannot tag {name}"))
 }
 
-/// Removes names. All of them must be there, or none goes.
-pub fn remove(store: &Store, names: &[String]) -> Result<RemoveReport> {
+/// Removes names, and gives them in full; the targets of unnamed images. All of them must be there, or none goes.
+pub fn remove(store: &Store, names: &[String]) -> Result<Vec<String>> {
     store.check_writable()?;
     let mut images: Vec<ImageRow> = Vec::with_capacity(names.len());
     for name in names {
@@ -202,7 +192,7 @@ pub fn remove(store: &Store, names: &[String]) -> Result<RemoveReport> {
     store.refresh_index()?;
     let removed =
         images.into_iter().map(|image| image.name.unwrap_or(image.target.digest.to_string())).collect();
-    Ok(RemoveReport { removed, freed_by_gc_bytes: crate::upkeep::would_free(store, &[])? })
+    Ok(removed)
 }
 
 /// The chain of an image that can be mounted.
