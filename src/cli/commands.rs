@@ -477,12 +477,15 @@ fn unpack_notices(report: &UnpackReport) -> Vec<String> {
 }
 
 fn bundle(context: &Context, args: args::Bundle) -> Done {
+    let cancel = Cancel::new();
+    signals::cancel_on_signal(&cancel)?;
     let options = BundleOptions {
         args: args.args,
         terminal: args.tty,
         read_only: args.read_only,
         rootless: (!context.surroundings.root)
             .then_some(Rootless { uid: context.surroundings.uid, gid: context.surroundings.gid }),
+        cancel,
     };
     let report = context.open(false)?.bundle(&args.name, &args.dir, &options)?;
     let view = views::Bundle {

@@ -212,7 +212,12 @@ pub fn unpacked_chain(inspection: &Inspection) -> Result<Option<ChainId>> {
 
 /// The merged root filesystem of an image, to be read without mounting it.
 pub fn stack(store: &Store, name: &str) -> Result<Stack> {
-    match unpacked_chain(&look_into(store, name)?)? {
+    stack_of(store, &look_into(store, name)?)
+}
+
+/// The same for an image that was looked into already.
+pub(super) fn stack_of(store: &Store, inspection: &Inspection) -> Result<Stack> {
+    match unpacked_chain(inspection)? {
         Some(chain_id) => store.snapshotter().stack(&chain_id.to_string()),
         None => Ok(Stack::new(Vec::new())),
     }
