@@ -308,7 +308,8 @@ fn a_snapshot_whose_mount_is_gone_goes_and_one_that_may_be_mounted_stays() {
     let labels = crate::store::mounted::labels_of_mount(&elsewhere);
     let seen_from = labels.keys().find(|key| key.contains("seen")).expect("where it was mounted").clone();
     let (boot, processes) = labels[&seen_from].split_once(' ').expect("two words");
-    let with = |text: String| Labels::from_iter(labels.clone().into_iter().chain([(seen_from.clone(), text)]));
+    let with =
+        |text: String| Labels::from_iter(labels.clone().into_iter().chain([(seen_from.clone(), text)]));
     let mut unlabelled = labels.clone();
     unlabelled.remove(&seen_from);
     let root = crate::store::mounted::labels_of_mount(Path::new("/"));
