@@ -584,7 +584,7 @@ fn export_to_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<T
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}.part", std::process::id()));
     let part = path.with_file_name(name);
-    let result = write_part(&part, write).and_then(|report| {
+    let result = write_part(&part, path, write).and_then(|report| {
         std::fs::rename(&part, path).doing(doing)?;
         Ok(report)
     });
@@ -595,8 +595,8 @@ fn export_to_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<T
     result
 }
 
-fn write_part<T>(part: &Path, write: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
-    let doing = || format!("cannot write {}", part.display());
+fn write_part<T>(part: &Path, path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
+    let doing = || format!("cannot write {}", path.display());
     let mut out = BufWriter::new(File::create(part).doing(doing)?);
     let report = write(&mut out)?;
     let file = out.into_inner().map_err(io::IntoInnerError::into_error).doing(doing)?;

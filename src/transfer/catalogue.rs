@@ -184,7 +184,7 @@ pub fn tag(store: &Store, name: &str, new: &Reference) -> Result<ImageRow> {
 
 /// Removes names, and gives them in full; the targets of unnamed images. All of them must be there, or none goes.
 pub fn remove(store: &Store, names: &[String]) -> Result<Vec<String>> {
-    store.check_writable()?;
+    store.check_writable().doing(|| format!("cannot remove {}", names.join(", ")))?;
     let mut images: Vec<ImageRow> = Vec::with_capacity(names.len());
     for name in names {
         let image = find(store, name).doing(|| format!("cannot remove {name}"))?;

@@ -45,11 +45,9 @@ pub struct MountRecord {
 /// Mounts the root filesystem of an image at a directory that is there. Gives the key of the snapshot behind it. Waits
 /// for a collection that runs.
 pub fn mount_image(store: &Store, name: &str, target: &Path, options: &MountOptions) -> Result<String> {
-    let mount = || {
-        store.check_writable()?;
-        mount_inspected(store, name, &look_into(store, name)?, target, options)
-    };
-    mount().doing(|| format!("cannot mount {name} at {}", target.display()))
+    let inspected = look_into(store, name);
+    let mounted = inspected.and_then(|inspection| mount_inspected(store, name, &inspection, target, options));
+    mounted.doing(|| format!("cannot mount {name} at {}", target.display()))
 }
 
 fn mount_inspected(
@@ -59,6 +57,7 @@ fn mount_inspected(
     target: &Path,
     options: &MountOptions,
 ) -> Result<String> {
+    store.check_writable()?;
     let chain = unpacked_chain(inspection)?.map(|chain_id| chain_id.to_string());
     let target = std::fs::canonicalize(target)?;
     if !target.is_dir() {
