@@ -221,7 +221,10 @@ impl Engine {
         if names.is_empty() {
             return Err(Error::new(ErrorKind::InvalidArgument, "no image was named"));
         }
-        let images = names.iter().map(|name| self.image(name)).collect::<Result<Vec<_>>>()?;
+        let images = names
+            .iter()
+            .map(|name| self.image(name).doing(|| format!("cannot export {name}")))
+            .collect::<Result<Vec<_>>>()?;
         transfer::export(&self.inner.store, &images, format, out, cancel)
     }
 }

@@ -13,7 +13,7 @@ mod descriptors;
 mod info;
 mod namespace;
 
-pub use info::{MountInfo, all, list, source_name};
+pub use info::{MountInfo, all, everywhere, list, source_name};
 pub use namespace::enter_user_namespace;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};

@@ -12,6 +12,7 @@ mod format;
 mod index_file;
 mod lease;
 mod lock;
+pub mod mounted;
 
 pub use crate::tree::WhiteoutForm;
 pub use format::{FORMAT_VERSION, IdRange, SnapshotterKind, StoreFormat};

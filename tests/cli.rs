@@ -3,9 +3,13 @@
 mod support;
 
 use serde_json::Value;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use support::image::{file, image};
+use std::time::{Duration, Instant};
+use support::image::{Pack, file, image};
 use support::run::{Ran, command, program, transload};
 use support::scratch;
 
@@ -180,4 +184,232 @@ fn a_command_inside_an_image_passes_its_exit_code_on_and_leaves_nothing_behind()
     assert_eq!(transload(&store, ["--json", "mount"]).ok().json()["mounts"], Value::Array(Vec::new()));
     let left = std::fs::read_dir(dir.path()).expect("the directory").count();
     assert_eq!(left, 2, "only the store and the archive are left");
+}
+
+/// Starts `command`, lets it work for a moment, sends it `signal`, and waits; kills it where it does not end by itself.
+fn interrupted(command: &mut Command, signal: rustix::process::Signal) -> Ran {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    std::thread::sleep(Duration::from_millis(400));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).expect("a signal");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while child.try_wait().expect("a child").is_none() {
+        if Instant::now() > deadline {
+            child.kill().expect("kills");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let output = child.wait_with_output().expect("its output");
+    Ran::of(command, output)
+}
+
+#[test]
+fn the_first_ctrl_c_stops_an_import_whose_input_stalls() {
+    let dir = scratch();
+    let store = dir.path().join("store");
+    let archive = std::fs::read(sample(dir.path())).expect("the archive");
+    let fifo = dir.path().join("fifo");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).expect("a FIFO");
+    for (input, signal, head) in [
+        (Path::new("-"), rustix::process::Signal::INT, &archive[..0]),
+        (Path::new("-"), rustix::process::Signal::TERM, &archive[..1700]),
+        (&fifo, rustix::process::Signal::INT, &archive[..0]),
+    ] {
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        writer.write_all(head).expect("the beginning");
+        let mut import = command(&store, [Path::new("import"), input]);
+        interrupted(import.stdin(reader), signal).fails(130);
+    }
+    assert_eq!(transload(&store, ["--json", "images"]).ok().json()["images"], Value::Array(Vec::new()));
+    transload(&store, ["import".to_string(), sample(dir.path())]).ok();
+}
+
+#[test]
+fn a_terminated_import_leaves_a_store_that_gc_tidies() {
+    let dir = scratch();
+    let store = dir.path().join("store");
+    // Large enough, and hard enough to hash and to sync, that no machine is done in the time given.
+    let mut state = 1_u64;
+    let mut noise = || -> Vec<u8> {
+        let word = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            state.to_le_bytes()
+        };
+        std::iter::repeat_with(word).take(4 << 20).flatten().collect()
+    };
+    let bytes = image()
+        .name("large")
+        .layer(file("a", noise()).packed(Pack::Gzip))
+        .layer(file("b", noise()).packed(Pack::Gzip))
+        .layer(file("c", noise()).packed(Pack::Gzip));
+    let archive = bytes.docker();
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    // The last part never comes, so the import is at work when the signal does.
+    let mut import = command(&store, ["import", "-"]);
+    import.stdin(reader);
+    let ran = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = writer.write_all(&archive[..archive.len() - 4096]);
+            std::thread::sleep(Duration::from_secs(3));
+            drop(writer);
+        });
+        interrupted(&mut import, rustix::process::Signal::TERM)
+    });
+    ran.fails(130);
+    transload(&store, ["gc"]).ok();
+    for (name, what) in
+        [("ingest", "ingests"), ("leases", "leases"), ("trees", "trees"), ("snapshots", "snapshots")]
+    {
+        let left = std::fs::read_dir(store.join(name)).expect(what).count();
+        assert_eq!(left, 0, "{what} are left");
+    }
+    let path = dir.path().join("large.tar");
+    std::fs::write(&path, archive).expect("an archive");
+    transload(&store, [Path::new("import"), &path]).ok();
+}
+
+#[test]
+fn an_error_says_once_what_could_not_be_done() {
+    let dir = scratch();
+    let store = dir.path().join("store");
+    transload(&store, ["import".to_string(), sample(dir.path())]).ok();
+    let at = dir.path().join("at").display().to_string();
+    let table: [(&[&str], &str); 8] = [
+        (&["inspect", "nope"], "cannot inspect nope: there is no image nope"),
+        (&["inspect", "--tree", "nope"], "cannot show the tree of nope: there is no image nope"),
+        (&["history", "nope"], "cannot show the history of nope: there is no image nope"),
+        (&["tag", "nope", "x"], "cannot tag nope: there is no image nope"),
+        (&["rm", "sample", "nope"], "cannot remove sample: there is no image sample"),
+        (&["unpack", "nope", &at], "cannot unpack nope: there is no image nope"),
+        (&["bundle", "nope", &at], "cannot make a bundle of nope: there is no image nope"),
+        (&["export", "nope", "-o", &at], "cannot export nope: there is no image nope"),
+    ];
+    for (words, sentence) in table {
+        let ran = transload(&store, words).fails(4);
+        assert_eq!(ran.stderr.lines().next(), Some(format!("error: {sentence}").as_str()), "{words:?}");
+        assert!(!Path::new(&at).exists(), "{words:?} left something");
+    }
+}
+
+#[test]
+fn of_several_archives_the_first_that_fails_ends_the_run_with_one_object() {
+    let dir = scratch();
+    let store = dir.path().join("store");
+    let good = sample(dir.path());
+    let bad = dir.path().join("bad.tar").display().to_string();
+    std::fs::write(&bad, [7; 4096]).expect("garbage");
+    let ran = transload(&store, ["--json", "import", &good, &bad, "/nowhere"]).fails(3);
+    assert_eq!(ran.json()["error"]["kind"], "not_an_image");
+    let images = transload(&store, ["--json", "images"]).ok().json();
+    assert_eq!(images["images"].as_array().map(Vec::len), Some(1), "what came before stays: {images}");
+}
+
+/// An image with a shell, or `None` where there is no static busybox or no right to mount it.
+fn box_image(dir: &Path) -> Option<String> {
+    let busybox = Path::new("/bin/busybox");
+    if !rustix::process::geteuid().is_root() || !busybox.exists() {
+        eprintln!("SKIPPED: needs root and a static busybox");
+        return None;
+    }
+    let archive = dir.join("busybox.tar");
+    let layer = file("bin/sh", std::fs::read(busybox).expect("busybox")).mode(0o755).dir("proc").dir("dev");
+    std::fs::write(&archive, image().name("box").layer(layer).docker()).expect("an archive");
+    Some(archive.display().to_string())
+}
+
+fn names_in(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).expect("a directory");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn umount_takes_a_bundle_down_but_for_what_a_person_wrote() {
+    let dir = scratch();
+    let store = dir.path().join("store");
+    let Some(archive) = box_image(dir.path()) else { return };
+    transload(&store, ["import", &archive]).ok();
+    let (made, found, edited) =
+        (dir.path().join("made"), dir.path().join("found"), dir.path().join("edited"));
+    std::fs::create_dir(&found).expect("a directory");
+    for bundle in [&made, &found, &edited] {
+        transload(&store, [Path::new("bundle"), Path::new("box"), bundle]).ok();
+        assert!(bundle.join("rootfs/bin/sh").exists());
+    }
+    let config = std::fs::read_to_string(edited.join("config.json")).expect("a configuration");
+    std::fs::write(edited.join("config.json"), config.replace("transload\"", "mine\"")).expect("edits");
+    transload(&store, [Path::new("umount"), &made, &found, &edited]).ok();
+    assert!(!made.exists(), "it was made by bundle");
+    assert_eq!(names_in(&found), Vec::<String>::new());
+    assert_eq!(names_in(&edited), ["config.json"]);
+    // A directory that looks the part and is none of ours.
+    std::fs::create_dir(found.join("rootfs")).expect("a directory");
+    std::fs::write(found.join("config.json"), "{}").expect("a configuration");
+    transload(&store, [Path::new("umount"), &found]).fails(4);
+    assert_eq!(names_in(&found), ["config.json", "rootfs"]);
+}
+
+#[test]
+fn without_root_a_bundle_is_unpacked_and_umount_removes_it() {
+    let dir = scratch();
+    let Some(archive) = box_image(dir.path()) else { return };
+    let home = dir.path().join("home");
+    std::fs::create_dir(&home).expect("a directory");
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("opens");
+    std::os::unix::fs::chown(&home, Some(65534), Some(65534)).expect("gives away");
+    // Where the tests are built others may not look.
+    let own = dir.path().join("transload");
+    std::fs::copy(program(), &own).expect("a copy of the program");
+    let as_nobody = |args: &[&str]| {
+        let mut command = Command::new(&own);
+        command.current_dir(&home).arg("--store").arg("store").args(args).uid(65534).gid(65534);
+        support::run::run(&mut command)
+    };
+    let import = as_nobody(&["import", &archive]);
+    if import.stderr.contains("user namespace") {
+        eprintln!("SKIPPED: no user namespaces without root");
+        return;
+    }
+    import.ok();
+    as_nobody(&["bundle", "box", "b", "--", "sh", "-c", "echo inside"]).ok();
+    assert!(home.join("b/rootfs/bin/sh").is_file(), "it is there after the command has ended");
+    if Command::new("runc").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        let mut runc = Command::new("runc");
+        runc.current_dir(home.join("b")).args(["--root", "../runc", "run"]);
+        runc.arg(format!("transload-{}", std::process::id())).uid(65534).gid(65534);
+        assert_eq!(support::run::run(runc.env("XDG_RUNTIME_DIR", &home)).ok().text(), "inside\n");
+    } else {
+        eprintln!("SKIPPED: runc is not installed");
+    }
+    as_nobody(&["umount", "b"]).ok();
+    assert!(!home.join("b").exists());
+    as_nobody(&["umount", "b"]).fails(4);
+}
+
+#[test]
+fn gc_frees_what_a_killed_mount_left_and_nothing_that_is_mounted() {
+    let dir = scratch();
+    let store = dir.path().join("store");
+    let Some(archive) = box_image(dir.path()) else { return };
+    transload(&store, ["import", &archive]).ok();
+    let mut inside = command(&store, ["mount", "--rw", "box", "--", "sh", "-c", "echo ready; exec sleep 60"]);
+    let mut child = inside.env("TMPDIR", dir.path()).stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut stdout = std::io::BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut stdout, &mut line).expect("reads");
+    assert_eq!(line, "ready\n");
+    let removed = || transload(&store, ["--json", "gc"]).ok().json()["removed"]["snapshots"].as_u64();
+    let listed = || transload(&store, ["--json", "mount"]).ok().json()["mounts"].as_array().map(Vec::len);
+    assert_eq!((removed(), listed()), (Some(0), Some(1)), "it runs");
+    child.kill().expect("kills");
+    child.wait().expect("waits");
+    // The command goes with it, and with the last process its namespace.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while removed() == Some(0) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(listed(), Some(0));
 }

@@ -8,6 +8,7 @@ use super::output::tree::{Node, NodeKind};
 use super::output::{self, Style, human, json};
 use super::size::rfc3339;
 use super::store::{Surroundings, directory};
+use super::stream::Stream;
 use super::{Failure, exit, inside, privilege, signals, views};
 use clap::CommandFactory;
 use rustix::fs::{FileType, SeekFrom, fstat, seek};
@@ -105,7 +106,7 @@ fn import(context: &Context, args: args::Import) -> Done {
         let report = {
             // Dropped before anything is printed: bars must be gone by then.
             let progress = output::progress(&context.global);
-            engine.import(open_input(archive)?, &options, &*progress, &cancel)?
+            engine.import(open_input(archive, &cancel)?, &options, &*progress, &cancel)?
         };
         once &= report.audit.as_ref().is_none_or(|audit| audit.once);
         show_import(context, &report, &mut joined)?;
@@ -148,7 +149,7 @@ fn dry_run(
 ) -> Done {
     let mut joined = Value::Null;
     for archive in &args.archives {
-        let plan = engine.plan(open_input(archive)?, options, cancel)?;
+        let plan = engine.plan(open_input(archive, cancel)?, options, cancel)?;
         match context.global.json {
             true => json::join(&mut joined, serde_json::to_value(&plan).map_err(io::Error::other)?),
             false => output::print(&human::plan(&plan, &context.style))?,
@@ -224,19 +225,23 @@ fn is_dash(path: &Path) -> bool {
 }
 
 /// A file on stdin that stands at its beginning can be read like any other file, from several threads.
-fn open_input(archive: &Path) -> Result<Input> {
+fn open_input(archive: &Path, cancel: &Cancel) -> Result<Input> {
     if !is_dash(archive) {
-        return Ok(Input::Path(archive.to_path_buf()));
+        return Ok(match Stream::open_fifo(archive, cancel)? {
+            Some(stream) => Input::Reader { name: archive.display().to_string(), reader: Box::new(stream) },
+            None => Input::Path(archive.to_path_buf()),
+        });
     }
     let name = "stdin".to_string();
     let stdin = io::stdin();
     let metadata = fstat(&stdin).doing(|| "cannot read stdin")?;
+    let file = rustix::io::fcntl_dupfd_cloexec(&stdin, 3).doing(|| "cannot read stdin")?;
+    let file = File::from(file);
     let regular = FileType::from_raw_mode(metadata.st_mode) == FileType::RegularFile;
     if regular && seek(&stdin, SeekFrom::Current(0)).is_ok_and(|offset| offset == 0) {
-        let file = rustix::io::fcntl_dupfd_cloexec(&stdin, 3).doing(|| "cannot read stdin")?;
-        return Ok(Input::File { name, file: File::from(file) });
+        return Ok(Input::File { name, file });
     }
-    Ok(Input::Reader { name, reader: Box::new(stdin) })
+    Ok(Input::Reader { name, reader: Box::new(Stream::new(file, cancel)) })
 }
 
 fn images(context: &Context, args: &args::Images) -> Done {
@@ -429,10 +434,9 @@ fn mounts(context: &Context) -> Done {
 fn run_inside(context: &Context, name: &str, options: &MountOptions, command: &[std::ffi::OsString]) -> Done {
     inside::private_mounts()?;
     let engine = context.open(false)?;
-    let config = engine.inspect(name)?.config_json;
     let target = inside::Directory::new()?;
     engine.mount(name, target.path(), options)?;
-    let code = inside::run(target.path(), command, &config);
+    let code = engine.inspect(name).and_then(|found| inside::run(target.path(), command, &found.config_json));
     engine.unmount(target.path())?;
     Ok(code?)
 }
@@ -473,12 +477,15 @@ fn unpack_notices(report: &UnpackReport) -> Vec<String> {
 }
 
 fn bundle(context: &Context, args: args::Bundle) -> Done {
+    let cancel = Cancel::new();
+    signals::cancel_on_signal(&cancel)?;
     let options = BundleOptions {
         args: args.args,
         terminal: args.tty,
         read_only: args.read_only,
         rootless: (!context.surroundings.root)
             .then_some(Rootless { uid: context.surroundings.uid, gid: context.surroundings.gid }),
+        cancel,
     };
     let report = context.open(false)?.bundle(&args.name, &args.dir, &options)?;
     let view = views::Bundle {
@@ -569,6 +576,10 @@ fn export_to_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<T
         let report = write(&mut out)?;
         out.flush().doing(doing)?;
         return Ok(report);
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if parent.is_some_and(|parent| !parent.is_dir()) {
+        return Err(Error::new(ErrorKind::NotFound, "its directory is not there")).doing(doing);
     }
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}.part", std::process::id()));

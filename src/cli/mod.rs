@@ -12,6 +12,7 @@ mod privilege;
 mod signals;
 mod size;
 mod store;
+mod stream;
 mod views;
 
 use args::{Cli, ColorMode, RESERVED};

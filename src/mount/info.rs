@@ -2,6 +2,7 @@
 
 use crate::error::{Result, ResultExt};
 use rustix::fs;
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,20 @@ pub struct MountInfo {
 pub fn all() -> Result<Vec<MountInfo>> {
     let table = std::fs::read("/proc/self/mountinfo").doing(|| "cannot read the mount table")?;
     Ok(table.split(|&byte| byte == b'\n').filter_map(parse).collect())
+}
+
+/// Every mount of every process that can be seen: namespaces that nobody is in any more have none.
+pub fn everywhere() -> Result<Vec<MountInfo>> {
+    let doing = || "cannot list the processes";
+    let mut tables = HashSet::new();
+    for entry in std::fs::read_dir("/proc").doing(doing)? {
+        let entry = entry.doing(doing)?;
+        if entry.file_name().as_bytes().first().is_some_and(u8::is_ascii_digit) {
+            // It may have ended, or not be ours to look at.
+            tables.extend(std::fs::read(entry.path().join("mountinfo")));
+        }
+    }
+    Ok(tables.iter().flat_map(|table| table.split(|&byte| byte == b'\n').filter_map(parse)).collect())
 }
 
 /// The mounts that show something of the store at `root`.

@@ -8,16 +8,18 @@
 
 use super::users;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::oci::null_as_empty;
+use crate::oci::{Digest, null_as_empty};
+use crate::parallel::Cancel;
 use oci_spec::runtime::{
     Capabilities, Capability, Linux, LinuxCapabilities, LinuxIdMapping, LinuxIdMappingBuilder,
     LinuxNamespace, LinuxNamespaceType, Mount, MountBuilder, Process, Root, Spec, User, get_default_mounts,
     get_rootless_mounts,
 };
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, renameat, unlinkat};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
@@ -54,6 +56,8 @@ pub struct BundleOptions {
     pub read_only: bool,
     /// Makes a bundle for a runtime that runs without privilege.
     pub rootless: Option<Rootless>,
+    /// Ends the unpacking, or the waiting while the kernel is busy.
+    pub cancel: Cancel,
 }
 
 /// The ids that a runtime without privilege maps.
@@ -78,13 +82,118 @@ pub struct BundleReport {
     pub notices: Vec<String>,
 }
 
+/// What `umount` has to know about a bundle later. It stands in `config.json` as annotations, with a digest of the rest:
+/// what was edited since is a person's work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Marks {
+    /// What `rootfs` is.
+    pub(super) root: RootKind,
+    /// Whether the bundle's directory was made for it.
+    pub(super) made: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RootKind {
+    Mounted,
+    Unpacked,
+}
+
+const ROOT_MARK: &str = "transload.bundle.root";
+const MADE_MARK: &str = "transload.bundle.directory";
+const DIGEST_MARK: &str = "transload.bundle.digest";
+
+/// The largest `config.json` that is looked at for marks.
+const CONFIG_LIMIT_BYTES: u64 = 16 << 20;
+
+impl Marks {
+    fn put(self, json: &[u8]) -> Result<Vec<u8>> {
+        let fail = |error: serde_json::Error| Error::new(ErrorKind::Internal, error.to_string());
+        let mut value: Value = serde_json::from_slice(json).map_err(fail)?;
+        let root = if self.root == RootKind::Mounted { "mounted" } else { "unpacked" };
+        let made = if self.made { "made" } else { "found" };
+        value["annotations"][ROOT_MARK] = root.into();
+        value["annotations"][MADE_MARK] = made.into();
+        value["annotations"][DIGEST_MARK] =
+            Digest::of(value_without_digest(&value).as_bytes()).to_string().into();
+        let mut json = serde_json::to_vec_pretty(&value).map_err(fail)?;
+        json.push(b'\n');
+        Ok(json)
+    }
+}
+
+fn value_without_digest(value: &Value) -> String {
+    let mut value = value.clone();
+    if let Some(annotations) = value["annotations"].as_object_mut() {
+        annotations.remove(DIGEST_MARK);
+    }
+    value.to_string()
+}
+
+/// The marks of the bundle in `dir`, if it is one of ours.
+pub(super) fn marks(dir: &Path) -> Option<Marks> {
+    marks_of(&read_own(dir)?)
+}
+
+fn marks_of(config: &Value) -> Option<Marks> {
+    let root = match config["annotations"][ROOT_MARK].as_str()? {
+        "mounted" => RootKind::Mounted,
+        "unpacked" => RootKind::Unpacked,
+        _ => return None,
+    };
+    Some(Marks { root, made: config["annotations"][MADE_MARK] == "made" })
+}
+
+/// Anything that is no configuration is nobody's.
+fn read_own(dir: &Path) -> Option<Value> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = std::fs::File::from(openat(CWD, dir.join("config.json"), flags, Mode::empty()).ok()?);
+    let mut json = Vec::new();
+    file.take(CONFIG_LIMIT_BYTES).read_to_end(&mut json).ok()?;
+    serde_json::from_slice(&json).ok()
+}
+
+/// Removes the `config.json` that we wrote, unless it was edited, and the directory if we made it and nothing is left in it.
+pub(super) fn remove_own(dir: &Path) -> Result<()> {
+    let Some(config) = read_own(dir) else { return Ok(()) };
+    let Some(marks) = marks_of(&config) else { return Ok(()) };
+    let digest = Digest::of(value_without_digest(&config).as_bytes()).to_string();
+    if config["annotations"][DIGEST_MARK] != digest {
+        return Ok(());
+    }
+    std::fs::remove_file(dir.join("config.json")).doing(|| "cannot remove config.json")?;
+    match marks.made.then(|| std::fs::remove_dir(dir)) {
+        Some(Err(error)) if error.kind() != std::io::ErrorKind::DirectoryNotEmpty => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Writes `config.json` into `dir`, whose `rootfs` is there already.
 pub fn write(dir: &Path, image_config: &[u8], options: &BundleOptions) -> Result<BundleReport> {
+    write_with(dir, image_config, options, None)
+}
+
+/// The same with what `umount` has to know.
+pub(super) fn write_marked(
+    dir: &Path,
+    image_config: &[u8],
+    options: &BundleOptions,
+    marks: Marks,
+) -> Result<BundleReport> {
+    write_with(dir, image_config, options, Some(marks))
+}
+
+fn write_with(
+    dir: &Path,
+    image_config: &[u8],
+    options: &BundleOptions,
+    marks: Option<Marks>,
+) -> Result<BundleReport> {
     let doing = || format!("cannot write the bundle {}", dir.display());
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let dir_fd = openat(CWD, dir, flags, Mode::empty()).doing(doing)?;
     let rootfs = openat(&dir_fd, "rootfs", flags | OFlags::NOFOLLOW, Mode::empty()).doing(doing)?;
     let (json, report) = convert(image_config, rootfs.as_fd(), options).doing(doing)?;
+    let json = marks.map_or(Ok(json.clone()), |marks| marks.put(&json)).doing(doing)?;
     write_config(dir_fd.as_fd(), &json).doing(doing)?;
     Ok(report)
 }
@@ -94,8 +203,11 @@ fn write_config(dir: BorrowedFd<'_>, json: &[u8]) -> Result<()> {
     let temporary = ".config.json.tmp";
     let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = std::fs::File::from(openat(dir, temporary, flags, Mode::from(0o644))?);
-    file.write_all(json)?;
-    Ok(rustix::fs::renameat(dir, temporary, dir, "config.json")?)
+    let written = file.write_all(json).and_then(|()| Ok(renameat(dir, temporary, dir, "config.json")?));
+    if written.is_err() {
+        let _ = unlinkat(dir, temporary, AtFlags::empty());
+    }
+    Ok(written?)
 }
 
 /// The runtime configuration for an image configuration: JSON with a fixed order, and the report. `rootfs` is the
@@ -358,7 +470,7 @@ impl ImageConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn converted(image: Value, options: &BundleOptions) -> Result<(Value, BundleReport)> {
         let root = tempfile::tempdir().expect("a directory");

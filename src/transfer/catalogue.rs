@@ -107,29 +107,31 @@ pub fn find(store: &Store, name: &str) -> Result<ImageRow> {
 
 /// Looks into an image. Of several platforms, the one that fits this host best.
 pub fn inspect(store: &Store, name: &str) -> Result<Inspection> {
-    let look = || -> Result<Inspection> {
-        let image = find(store, name)?;
-        let host = Platform::host();
-        let best = image.manifests.iter().max_by_key(|manifest| manifest.platform.fit(&host));
-        let best = best.ok_or_else(|| Error::new(ErrorKind::Corrupt, "the image has no manifest"))?.clone();
-        let manifest = read_manifest(store, &best.digest)?;
-        let chain = ChainId::of(&best.layers.iter().map(|(_, diff_id)| *diff_id).collect::<Vec<_>>());
-        let layers = best.layers.iter().zip(chain).map(|((digest, diff_id), chain_id)| InspectedLayer {
-            descriptor: descriptor_of(&manifest, digest),
-            diff_id: *diff_id,
-            chain_id,
-        });
-        Ok(Inspection {
-            layers: layers.collect(),
-            config_json: store.content().read_document(&best.config, DOCUMENT_LIMIT_BYTES)?,
-            manifest: best.digest,
-            config: best.config,
-            platform: best.platform,
-            chain_id: best.chain_id,
-            image,
-        })
-    };
-    look().doing(|| format!("cannot inspect {name}"))
+    look_into(store, name).doing(|| format!("cannot inspect {name}"))
+}
+
+/// The same for other verbs, which say themselves what could not be done.
+pub(super) fn look_into(store: &Store, name: &str) -> Result<Inspection> {
+    let image = find(store, name)?;
+    let host = Platform::host();
+    let best = image.manifests.iter().max_by_key(|manifest| manifest.platform.fit(&host));
+    let best = best.ok_or_else(|| Error::new(ErrorKind::Corrupt, "the image has no manifest"))?.clone();
+    let manifest = read_manifest(store, &best.digest)?;
+    let chain = ChainId::of(&best.layers.iter().map(|(_, diff_id)| *diff_id).collect::<Vec<_>>());
+    let layers = best.layers.iter().zip(chain).map(|((digest, diff_id), chain_id)| InspectedLayer {
+        descriptor: descriptor_of(&manifest, digest),
+        diff_id: *diff_id,
+        chain_id,
+    });
+    Ok(Inspection {
+        layers: layers.collect(),
+        config_json: store.content().read_document(&best.config, DOCUMENT_LIMIT_BYTES)?,
+        manifest: best.digest,
+        config: best.config,
+        platform: best.platform,
+        chain_id: best.chain_id,
+        image,
+    })
 }
 
 fn read_manifest(store: &Store, digest: &Digest) -> Result<Manifest> {
@@ -146,8 +148,12 @@ fn descriptor_of(manifest: &Manifest, digest: &Digest) -> Descriptor {
 
 /// The history of an image, oldest first, each line beside the layer that it made.
 pub fn history(store: &Store, name: &str) -> Result<Vec<HistoryLine>> {
-    let inspection = inspect(store, name)?;
-    let config = parse_config(&inspection.config_json)?;
+    let read = || -> Result<_> {
+        let inspection = look_into(store, name)?;
+        let config = parse_config(&inspection.config_json)?;
+        Ok((inspection, config))
+    };
+    let (inspection, config) = read().doing(|| format!("cannot show the history of {name}"))?;
     let mut layers = inspection.layers.into_iter();
     let mut lines: Vec<HistoryLine> = Vec::with_capacity(config.history.len());
     for entry in config.history {
@@ -206,7 +212,12 @@ pub fn unpacked_chain(inspection: &Inspection) -> Result<Option<ChainId>> {
 
 /// The merged root filesystem of an image, to be read without mounting it.
 pub fn stack(store: &Store, name: &str) -> Result<Stack> {
-    match unpacked_chain(&inspect(store, name)?)? {
+    stack_of(store, &look_into(store, name)?)
+}
+
+/// The same for an image that was looked into already.
+pub(super) fn stack_of(store: &Store, inspection: &Inspection) -> Result<Stack> {
+    match unpacked_chain(inspection)? {
         Some(chain_id) => store.snapshotter().stack(&chain_id.to_string()),
         None => Ok(Stack::new(Vec::new())),
     }

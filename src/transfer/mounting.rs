@@ -3,19 +3,19 @@
 //! Each mount is a snapshot of its own, a view or an active one with its own upper directory; its labels say where it is
 //! mounted, so that `umount` and `mount` without arguments find it again in any process.
 
-use super::bundle::{self, BundleOptions, BundleReport};
-use super::catalogue::{inspect, unpacked_chain};
+use super::bundle::{self, BundleOptions, BundleReport, Marks, RootKind};
+use super::catalogue::{Inspection, look_into, stack_of, unpacked_chain};
+use super::unpack::{UnpackOptions, UnpackReport, unpack};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::io::durable;
-use crate::metadata::{Labels, SnapshotRow};
+use crate::io::{durable, remove};
+use crate::metadata::SnapshotRow;
 use crate::mount;
 use crate::parallel::Cancel;
-use crate::store::Store;
-use std::os::unix::ffi::OsStrExt;
+use crate::store::{Store, mounted};
+use rustix::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-/// The label that says where a snapshot is mounted.
-pub const TARGET_LABEL: &str = "transload.mount.target";
+pub use mounted::TARGET_LABEL;
 
 /// The label that says which image a snapshot was made of.
 pub const IMAGE_LABEL: &str = "transload.mount.image";
@@ -42,18 +42,33 @@ pub struct MountRecord {
     pub key: String,
 }
 
-/// Mounts the root filesystem of an image at a directory that is there. Gives the key of the snapshot behind it.
+/// Mounts the root filesystem of an image at a directory that is there. Gives the key of the snapshot behind it. Waits
+/// for a collection that runs.
 pub fn mount_image(store: &Store, name: &str, target: &Path, options: &MountOptions) -> Result<String> {
-    let doing = || format!("cannot mount {name}");
-    store.check_writable()?;
-    let inspection = inspect(store, name).doing(doing)?;
-    let chain = unpacked_chain(&inspection).doing(doing)?.map(|chain_id| chain_id.to_string());
-    let target =
-        std::fs::canonicalize(target).doing(|| format!("cannot mount {name} at {}", target.display()))?;
-    let labels = Labels::from([
-        (TARGET_LABEL.to_string(), shown(&target)),
-        (IMAGE_LABEL.to_string(), inspection.image.name.unwrap_or_else(|| name.to_string())),
-    ]);
+    let mount = || {
+        store.check_writable()?;
+        mount_inspected(store, name, &look_into(store, name)?, target, options)
+    };
+    mount().doing(|| format!("cannot mount {name} at {}", target.display()))
+}
+
+fn mount_inspected(
+    store: &Store,
+    name: &str,
+    inspection: &Inspection,
+    target: &Path,
+    options: &MountOptions,
+) -> Result<String> {
+    let chain = unpacked_chain(inspection)?.map(|chain_id| chain_id.to_string());
+    let target = std::fs::canonicalize(target)?;
+    if !target.is_dir() {
+        return Err(Error::new(ErrorKind::FailedPrecondition, "it is not a directory"));
+    }
+    // A collection takes a snapshot that is not mounted for one that no longer is.
+    let _no_gc = store.gc_lock_shared(&options.cancel)?;
+    let mut labels = mounted::labels_of_mount(&target);
+    let shown = inspection.image.name.clone().unwrap_or_else(|| name.to_string());
+    labels.insert(IMAGE_LABEL.to_string(), shown);
     let key = format!("mount-{}", durable::unique_name());
     let snapshots = store.snapshotter();
     let mounts = match options.read_write {
@@ -65,55 +80,69 @@ pub fn mount_image(store: &Store, name: &str, target: &Path, options: &MountOpti
     if let Err(error) = mounted {
         // The snapshot has never been used; what is left of it is swept by gc.
         let _ = snapshots.remove(&key);
-        return Err(error.context(doing()));
+        return Err(error);
     }
     Ok(key)
 }
 
-/// Paths are bytes; labels are text. What is not UTF-8 is escaped, so that equal paths have equal labels.
-fn shown(path: &Path) -> String {
-    crate::tree::PathBytes::new(path.as_os_str().as_bytes()).to_string()
-}
-
-/// Takes down a mount, or a bundle by its directory, and removes the snapshot behind it.
+/// Takes down a mount, or a bundle by its directory, and removes the snapshot behind it. Of a bundle goes what
+/// [`bundle_image`] made: a `config.json` that was edited since stays, and so does the directory if it was there before
+/// or holds anything else.
 pub fn unmount(store: &Store, dir: &Path) -> Result<()> {
+    let doing = || format!("cannot unmount {}", dir.display());
     let target = match std::fs::canonicalize(dir) {
         Ok(target) => target,
-        Err(_) => std::path::absolute(dir).doing(|| format!("cannot unmount {}", dir.display()))?,
+        Err(_) => std::path::absolute(dir).doing(doing)?,
     };
     let records = mounts(store)?;
     let rootfs = target.join("rootfs");
     let of = |path: &Path| records.iter().rev().find(|record| record.target == path);
-    let (record, is_bundle) = match (of(&target), of(&rootfs)) {
-        (Some(record), _) => (record, false),
-        (None, Some(record)) => (record, true),
-        (None, None) => {
-            return Err(Error::new(ErrorKind::NotFound, "it is not a mount of this store")
-                .context(format!("cannot unmount {}", dir.display()))
-                .with_hint("'transload mount' lists them"));
+    match (of(&target), of(&rootfs)) {
+        (Some(record), _) => take_down(store, record),
+        (None, Some(record)) => {
+            take_down(store, record)?;
+            std::fs::remove_dir(&rootfs).doing(|| format!("cannot remove {}", rootfs.display()))?;
+            bundle::remove_own(&target).doing(doing)
         }
-    };
+        (None, None) if is_unpacked_bundle(&target) => remove_unpacked(&target).doing(doing),
+        (None, None) => {
+            let hint = "'transload mount' lists them";
+            Err(Error::new(ErrorKind::NotFound, "it is not a mount of this store").with_hint(hint))
+                .doing(doing)
+        }
+    }
+}
+
+fn take_down(store: &Store, record: &MountRecord) -> Result<()> {
     match mount::unmount(&record.target) {
         // Someone has unmounted it without us; the snapshot is still ours to remove.
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         other => other?,
     }
-    store.snapshotter().remove(&record.key)?;
-    if is_bundle {
-        std::fs::remove_dir(&rootfs).doing(|| format!("cannot remove {}", rootfs.display()))?;
+    match store.snapshotter().remove(&record.key) {
+        // A collection has seen that it is no longer mounted.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
     }
-    Ok(())
+}
+
+fn is_unpacked_bundle(dir: &Path) -> bool {
+    bundle::marks(dir).is_some_and(|marks| marks.root == RootKind::Unpacked)
+}
+
+fn remove_unpacked(dir: &Path) -> Result<()> {
+    let handle = std::fs::File::open(dir)?;
+    remove::remove_tree(handle.as_fd(), "rootfs")?;
+    bundle::remove_own(dir)
 }
 
 /// Every mount that this store has made and not taken down, oldest first.
 pub fn mounts(store: &Store) -> Result<Vec<MountRecord>> {
     let mut records = Vec::new();
     let mut visit = |row: &SnapshotRow| {
-        if let Some(target) = row.labels.get(TARGET_LABEL) {
-            let target: crate::tree::PathBytes = target.trim_start_matches('/').parse()?;
-            let path = Path::new("/").join(std::ffi::OsStr::from_bytes(target.as_bytes()));
+        if let Some(target) = mounted::target_of(row)? {
             records.push(MountRecord {
-                target: path,
+                target,
                 name: row.labels.get(IMAGE_LABEL).cloned(),
                 read_write: row.kind == crate::metadata::SnapshotKind::Active,
                 key: row.key.clone(),
@@ -127,25 +156,59 @@ pub fn mounts(store: &Store) -> Result<Vec<MountRecord>> {
 
 /// Makes an OCI runtime bundle: `config.json`, and `rootfs` with the image mounted for writing. A directory that is
 /// there must be empty.
+///
+/// A rootless bundle gets an unpacked `rootfs` instead: a mount would be gone with the namespace that it was made in.
 pub fn bundle_image(store: &Store, name: &str, dir: &Path, options: &BundleOptions) -> Result<BundleReport> {
-    let doing = || format!("cannot make a bundle of {name}");
-    let inspection = inspect(store, name).doing(doing)?;
-    let made = prepare_directory(dir).doing(|| format!("cannot make the bundle {}", dir.display()))?;
-    let rootfs = dir.join("rootfs");
-    let build = || {
-        std::fs::create_dir(&rootfs).doing(|| format!("cannot create {}", rootfs.display()))?;
-        mount_image(store, name, &rootfs, &MountOptions { read_write: true, ..MountOptions::default() })?;
-        bundle::write(dir, &inspection.config_json, options)
+    let make = || {
+        let inspection = look_into(store, name)?;
+        let made = prepare_directory(dir).doing(|| format!("cannot use {}", dir.display()))?;
+        fill_bundle(store, name, &inspection, dir, made, options).inspect_err(|_| {
+            // Back to what was there; the error that counts is the first one.
+            let _ = unmount(store, dir);
+            let _ = std::fs::remove_dir(dir.join("rootfs"));
+            if made {
+                let _ = std::fs::remove_dir(dir);
+            }
+        })
     };
-    build().map_err(|error| {
-        // Back to what was there; the error that counts is the first one.
-        let _ = unmount(store, dir);
-        let _ = std::fs::remove_dir(&rootfs);
-        if made {
-            let _ = std::fs::remove_dir(dir);
-        }
-        error.context(doing())
-    })
+    make().doing(|| format!("cannot make a bundle of {name}"))
+}
+
+fn fill_bundle(
+    store: &Store,
+    name: &str,
+    inspection: &Inspection,
+    dir: &Path,
+    made: bool,
+    options: &BundleOptions,
+) -> Result<BundleReport> {
+    let rootfs = dir.join("rootfs");
+    if options.rootless.is_none() {
+        std::fs::create_dir(&rootfs).doing(|| format!("cannot create {}", rootfs.display()))?;
+        let how = MountOptions { read_write: true, cancel: options.cancel.clone() };
+        mount_inspected(store, name, inspection, &rootfs, &how)?;
+        let marks = Marks { root: RootKind::Mounted, made };
+        return bundle::write_marked(dir, &inspection.config_json, options, marks);
+    }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let how = UnpackOptions { threads, lenient: true, cancel: options.cancel.clone() };
+    let unpacked = unpack(&stack_of(store, inspection)?, &rootfs, &how)?;
+    let marks = Marks { root: RootKind::Unpacked, made };
+    let written = bundle::write_marked(dir, &inspection.config_json, options, marks);
+    let mut report = written.inspect_err(|_| {
+        let _ = remove_unpacked(dir);
+    })?;
+    report.notices.extend(left_out(&unpacked));
+    Ok(report)
+}
+
+fn left_out(report: &UnpackReport) -> Vec<String> {
+    let counts = [
+        (report.owners_skipped, "owners could not be set"),
+        (report.devices_skipped, "devices could not be made"),
+        (report.xattrs_skipped, "extended attributes could not be set"),
+    ];
+    counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
 }
 
 /// Whether the directory was made now.

@@ -159,7 +159,8 @@ impl Plan {
         let listed = names(&dirs)?;
         let rows = store.metadata().snapshots()?;
         let gone = rows.iter().rev().filter(|row| !reach.snapshots.contains(&row.key));
-        let gone = gone.filter(|row| row.kind == SnapshotKind::Committed);
+        let gone =
+            gone.filter(|row| row.kind == SnapshotKind::Committed || reach.abandoned.contains(&row.key));
         let (keys, ids): (Vec<String>, HashSet<u64>) = gone.map(|row| (row.key.clone(), row.id)).unzip();
         self.snapshots = keys;
         let known: HashSet<u64> = store.metadata().snapshot_ids()?.into_iter().collect();

@@ -19,6 +19,8 @@ pub(super) struct Reach {
     pub(super) trees: HashSet<DiffId>,
     pub(super) snapshots: HashSet<String>,
     pub(super) ingests: HashSet<String>,
+    /// Snapshots of mounts that are no longer there.
+    pub(super) abandoned: HashSet<String>,
     /// Documents that could not be read, and why.
     pub(super) unreadable: Vec<(Digest, String)>,
 }
@@ -31,7 +33,11 @@ pub(super) fn reach(store: &Store, without: &dyn Fn(&ImageRow) -> bool, now_ms: 
     for image in store.metadata().images()?.iter().filter(|image| !without(image)) {
         reach.add_image(store, image)?;
     }
-    reach.add_snapshots(&store.metadata().snapshots()?);
+    let rows = store.metadata().snapshots()?;
+    reach.abandoned = store.abandoned_mounts(&rows)?;
+    // Unless a lease holds it.
+    reach.abandoned.retain(|key| !reach.snapshots.contains(key));
+    reach.add_snapshots(&rows);
     Ok(reach)
 }
 
@@ -93,7 +99,8 @@ impl Reach {
     /// is in use or holds a user's own work stays.
     fn add_snapshots(&mut self, rows: &[SnapshotRow]) {
         let by_key: HashMap<&str, &SnapshotRow> = rows.iter().map(|row| (row.key.as_str(), row)).collect();
-        self.snapshots.extend(rows.iter().filter(|row| stays_by_itself(row)).map(|row| row.key.clone()));
+        let in_use = rows.iter().filter(|row| stays_by_itself(row) && !self.abandoned.contains(&row.key));
+        self.snapshots.extend(in_use.map(|row| row.key.clone()));
         let mut waiting: Vec<&SnapshotRow> =
             self.snapshots.iter().filter_map(|key| by_key.get(key.as_str()).copied()).collect();
         while let Some(row) = waiting.pop() {

@@ -299,3 +299,44 @@ fn a_mount_that_is_prepared_between_mark_and_sweep_keeps_its_chain() {
     assert!(store.metadata().tree_get(&made.trees[0]).expect("reads").is_some());
     assert_eq!(count(dir.path(), "snapshots"), 2);
 }
+
+#[test]
+fn a_snapshot_whose_mount_is_gone_goes_and_one_that_may_be_mounted_stays() {
+    let (dir, store) = fresh();
+    let made = put_image(dir.path(), &store, "a", &["base", "top"]);
+    let elsewhere = dir.path().join("never mounted");
+    let labels = crate::store::mounted::labels_of_mount(&elsewhere);
+    let seen_from = labels.keys().find(|key| key.contains("seen")).expect("where it was mounted").clone();
+    let (boot, processes) = labels[&seen_from].split_once(' ').expect("two words");
+    let with =
+        |text: String| Labels::from_iter(labels.clone().into_iter().chain([(seen_from.clone(), text)]));
+    let mut unlabelled = labels.clone();
+    unlabelled.remove(&seen_from);
+    let root = crate::store::mounted::labels_of_mount(Path::new("/"));
+    let table = [
+        ("gone", labels.clone(), false),
+        ("of another boot", with(format!("another {processes}")), false),
+        ("seen by other processes", with(format!("{boot} pid:[1]")), true),
+        ("who knows where", unlabelled, true),
+        ("mounted", root, true),
+    ];
+    for (key, labels, _) in &table {
+        let new = NewSnapshot {
+            key,
+            kind: SnapshotKind::Active,
+            parent: Some(&made.chains[1]),
+            tree: None,
+            heal: false,
+            labels,
+            usage: Usage::default(),
+        };
+        let id = store.metadata().snapshot_create(&new).expect("creates").id;
+        std::fs::create_dir_all(dir.path().join(format!("snapshots/{id}/fs"))).expect("creates");
+    }
+    assert_eq!(collect_now(&store).snapshots_removed, 2);
+    for (key, _, stays) in &table {
+        assert_eq!(store.metadata().snapshot_get(key).expect("reads").is_some(), *stays, "{key}");
+    }
+    assert!(is_here(&store, &made));
+    assert_eq!(count(dir.path(), "snapshots"), 2 + 3);
+}

@@ -1,0 +1,93 @@
+//! Who uses a mount's snapshot: the labels that say where it is mounted, and whether it still is.
+//!
+//! A mount goes with its namespace, with a reboot, or under `umount(8)`, and then nobody tells the store. So a collection
+//! looks for itself, and gives a snapshot up only if it can see everything that could show it: the boot that the mount was
+//! made in is over, or it was made where the processes seen from here live and none of them has it. Where there is any
+//! doubt the snapshot stays. Whoever mounts holds the collection's lock shared meanwhile, so none is seen half made.
+
+use super::Store;
+use crate::error::Result;
+use crate::metadata::{Labels, SnapshotKind, SnapshotRow};
+use crate::mount::{self, MountInfo};
+use crate::tree::PathBytes;
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// The label that says where a snapshot is mounted.
+pub const TARGET_LABEL: &str = "transload.mount.target";
+
+/// The label that says under which boot, and among which processes, it was mounted.
+const SEEN_FROM_LABEL: &str = "transload.mount.seen-from";
+
+/// The labels of a snapshot that is to be mounted at `target`. Paths are bytes and labels are text: what is not UTF-8 is
+/// escaped, so that equal paths have equal labels.
+pub fn labels_of_mount(target: &Path) -> Labels {
+    let text = PathBytes::new(target.as_os_str().as_bytes()).to_string();
+    let mut labels = Labels::from([(TARGET_LABEL.to_string(), text)]);
+    labels
+        .extend(here().map(|(boot, processes)| (SEEN_FROM_LABEL.to_string(), format!("{boot} {processes}"))));
+    labels
+}
+
+/// Where a snapshot is mounted, if its labels say so.
+pub fn target_of(row: &SnapshotRow) -> Result<Option<PathBuf>> {
+    let Some(label) = row.labels.get(TARGET_LABEL) else { return Ok(None) };
+    let target: PathBytes = label.trim_start_matches('/').parse()?;
+    Ok(Some(Path::new("/").join(OsStr::from_bytes(target.as_bytes()))))
+}
+
+/// This boot, and the namespace whose processes are in `/proc`. `None` where the kernel does not tell.
+fn here() -> Option<(String, String)> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let processes = std::fs::read_link("/proc/self/ns/pid").ok()?;
+    Some((boot.trim().to_string(), processes.to_string_lossy().into_owned()))
+}
+
+impl Store {
+    /// The keys of the snapshots among `rows` that were mounted and are no longer.
+    pub(crate) fn abandoned_mounts(&self, rows: &[SnapshotRow]) -> Result<HashSet<String>> {
+        let mut mounted = Vec::new();
+        for row in rows {
+            mounted.extend(target_of(row)?.map(|target| (row, target)));
+        }
+        let (false, Some(here)) = (mounted.is_empty(), here()) else { return Ok(HashSet::new()) };
+        let Ok(seen) = mount::everywhere() else { return Ok(HashSet::new()) };
+        let root = std::fs::canonicalize(self.path()).unwrap_or_else(|_| self.path().to_path_buf());
+        let known: HashSet<&Path> = mounted.iter().map(|(_, target)| target.as_path()).collect();
+        let shown: HashSet<&Path> = seen.iter().map(|mount| mount.target.as_path()).collect();
+        let source = mount::source_name(&root);
+        // A process that has changed its root sees the mount elsewhere, and a view's lines do not say which it is.
+        let stranger =
+            seen.iter().any(|mount| shows_a_view(mount, &source) && !known.contains(&*mount.target));
+        let gone = mounted.iter().filter(|(row, target)| match seen_from(row) {
+            Some((boot, _)) if boot != here.0 => true,
+            Some((_, processes)) if processes == here.1 => {
+                let by_id = seen.iter().any(|mount| names_snapshot(mount, row.id));
+                !shown.contains(target.as_path()) && !by_id && !(stranger && row.kind == SnapshotKind::View)
+            }
+            _ => false,
+        });
+        Ok(gone.map(|(row, _)| row.key.clone()).collect())
+    }
+}
+
+fn seen_from(row: &SnapshotRow) -> Option<(&str, &str)> {
+    row.labels.get(SEEN_FROM_LABEL)?.split_once(' ')
+}
+
+/// An overlay of this store, or a tree of any store.
+fn shows_a_view(mount: &MountInfo, source: &Path) -> bool {
+    let tree = || {
+        let parent = mount.root.parent().unwrap_or(Path::new("/"));
+        parent.parent().is_some_and(|trees| trees.ends_with("trees")) && mount.root.ends_with("fs")
+    };
+    (mount.fs_type == "overlay" && mount.source == source) || tree()
+}
+
+/// An upper directory, or a bind mount of a snapshot's own.
+fn names_snapshot(mount: &MountInfo, id: u64) -> bool {
+    let part = format!("snapshots/{id}/");
+    mount.options.contains(&part) || mount.root.to_string_lossy().contains(&part)
+}
