@@ -263,3 +263,34 @@ class Umoci(Tool):
         with open(f"{layout}/index.json") as file:
             name = json.load(file)["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"]
         return ["umoci", "unpack", "--image", f"{layout}:{name}", f"{self.at}/bundle"]
+
+
+class Fed(Tool):
+    """Another tool that reads from a pipe what igzip, or else gzip, inflates: for those that cannot read a compressed archive."""
+
+    def __init__(self, tool):
+        self.tool = tool
+        self.inflater = "igzip" if which("igzip") else "gzip"
+        self.name = f"{tool.name}, fed by {self.inflater}"
+
+    def missing(self):
+        return self.tool.missing()
+
+    def about(self):
+        return self.tool.about()
+
+    def start(self, at):
+        self.tool.start(at)
+
+    def stop(self):
+        self.tool.stop()
+
+    def daemons(self):
+        return self.tool.daemons()
+
+    def environment(self):
+        return self.tool.environment()
+
+    def command(self, archive):
+        feed = f'{self.inflater} -dc <"$0" | "$@"'
+        return ["sh", "-c", feed, archive, *self.tool.command("/dev/stdin" if isinstance(self.tool, Podman) else "-")]
