@@ -19,14 +19,10 @@ fn main() {
     ] {
         let data = common::text(bytes, 1);
         let time = |sync| {
-            common::median(
-                3,
-                || common::scratch(),
-                |dir| {
-                    ingest(dir.path(), &data, blobs, sync);
-                    dir
-                },
-            )
+            common::median(3, common::scratch, |dir| {
+                ingest(dir.path(), &data, blobs, sync);
+                dir
+            })
         };
         let (fast, synced) = (time(false), time(true));
         let each = format!("{:.0}", blobs as f64 / fast.as_secs_f64());

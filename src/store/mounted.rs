@@ -65,8 +65,7 @@ impl Store {
             Some((boot, _)) if boot != here.0 => true,
             Some((_, processes)) if processes == here.1 => {
                 let by_id = seen.iter().any(|mount| names_snapshot(mount, row.id));
-                let hidden_view = stranger && row.kind == SnapshotKind::View;
-                !(shown.contains(target.as_path()) || by_id || hidden_view)
+                !(shown.contains(target.as_path()) || by_id || stranger && row.kind == SnapshotKind::View)
             }
             _ => false,
         });

@@ -161,11 +161,14 @@ fn unpack_layer<'s>(
         };
         return Ok(PartUnpacked { diff_id: None, bytes: None, tree });
     }
-    let stream = decoder(codec, &mut *intake, work.budget, work.cancel)?;
     if side {
-        let (tree, digest, bytes) = side_by_side(stream, |piped| consume(piped))?;
+        let (tree, digest, bytes) = super::stages::ahead(&mut *intake, |compressed| {
+            let stream = decoder(codec, compressed, work.budget, work.cancel)?;
+            side_by_side(stream, |piped| consume(piped))
+        })?;
         return Ok(PartUnpacked { diff_id: Some(DiffId(digest)), bytes: Some(bytes), tree });
     }
+    let stream = decoder(codec, &mut *intake, work.budget, work.cancel)?;
     let mut stream = Unpacked::new(stream);
     let started = Instant::now();
     let tree = consume(&mut stream)?;
