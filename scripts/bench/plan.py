@@ -41,6 +41,7 @@ class Runner:
 
     def __init__(self, options, corpus, results, save):
         self.options, self.corpus, self.results, self.save = options, corpus, results, save
+        self.measured = set()
         self.transload = tools.Transload(options.bin)
         every = [tools.Containerd(None), tools.Containerd("unpigz"), tools.Containerd("igzip"), tools.Podman(), tools.Skopeo(),
                  tools.Docker(), tools.Umoci()]
@@ -87,12 +88,21 @@ class Runner:
 
     def note(self, kind, work, tool, number, run):
         run.update(fs=kind, work=work, tool=tool.name, peer=tool.peer, round=number)
+        self.forget_former(kind, work, tool.name)
         self.results["runs"].append(run)
         if "error" in run:
             say(f"  {kind:6} {work:18} {tool.name:22} failed: {run['error']}")
         else:
             say(f"  {kind:6} {work:18} {tool.name:22} {run['wall']:7.2f} s  {run['user'] + run['sys']:7.2f} s cpu  {run['peak'] / 1e6:6.0f} MB")
         self.save()
+
+    def forget_former(self, kind, work, name):
+        """With --add: what is measured again replaces what an earlier session found."""
+        key = (kind, work, name)
+        if key not in self.measured:
+            self.measured.add(key)
+            for part in ("runs", "left_out"):
+                self.results[part] = [one for one in self.results[part] if (one["fs"], one["work"], one["tool"]) != key]
 
     def leave_out(self, kind, work, name, why):
         left = {"fs": kind, "work": work, "tool": name, "why": why}
@@ -132,7 +142,6 @@ class Runner:
         return self.corpus.path(LAYOUT if layout else WORKS[work][1])
 
     def first_import(self, kind, work, again):
-        self.results["runs"] = [run for run in self.results["runs"] if (run["fs"], run["work"]) not in ((kind, work), (kind, f"{work} again"))]
         candidates = [self.transload, *([self.bare(kind)] if work == "layers" else []), *(self.peers[name] for name in PEERS[work])]
         able = self.usable(kind, work, candidates)
         for number in self.rounds():
