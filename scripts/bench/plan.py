@@ -83,7 +83,6 @@ class Runner:
         stdout = run.pop("stdout")
         if isinstance(tool, tools.Transload) and "error" not in run:
             run["reports"] = [shortened(json.loads(text)) for text in stdout]
-            run["peak"] = max(run["peak"], sum(report["peak_rss_bytes"] for report in run["reports"]))
         self.note(kind, work, tool, number, run)
 
     def note(self, kind, work, tool, number, run):
@@ -129,10 +128,17 @@ class Runner:
         chosen = self.options.tasks
         for work in WORKS:
             if work in chosen:
-                self.first_import(kind, work, "again" in chosen)
-        for task in ("like", "eight", "family", "scale", "huge", "floors"):
-            if task in chosen:
-                getattr(self, task)(kind)
+                self.task(kind, work, lambda: self.first_import(kind, work, "again" in chosen))
+        for name in ("like", "eight", "family", "scale", "huge", "floors"):
+            if name in chosen:
+                self.task(kind, name, lambda: getattr(self, name)(kind))
+
+    def task(self, kind, name, work):
+        """One that cannot go on does not keep the others from running."""
+        try:
+            work()
+        except (OSError, RuntimeError, ValueError, subprocess.CalledProcessError) as error:
+            self.leave_out(kind, name, "all", f"{type(error).__name__}: {error}")
 
     def rounds(self):
         return range(1, self.options.runs + 1)
@@ -283,6 +289,6 @@ class Part:
 
 def shortened(report):
     """What of transload's report is judged or shown."""
-    kept = {key: report[key] for key in ("blobs", "trees", "snapshots", "elapsed_ms", "stages_ms", "peak_rss_bytes") if key in report}
+    kept = {key: report[key] for key in ("blobs", "trees", "snapshots", "elapsed_ms", "stages_ms") if key in report}
     kept["outcomes"] = sorted({image["outcome"] for image in report["images"]})
     return kept
