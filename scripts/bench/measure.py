@@ -127,7 +127,7 @@ def run(commands, daemons=(), env=None, output=None):
     result["stdout"] = [taken(out) for out in outputs]
     complaint = taken(errors)
     if failed:
-        result["error"] = f"exit {failed[0]}: {complaint.strip()[-300:]}"
+        result["error"] = f"exit {failed[0]}: {' '.join(complaint.split())[-300:]}"
     return result
 
 

@@ -33,7 +33,9 @@ def mounts_below(path):
 def unmount(path):
     for point in mounts_below(path):
         if subprocess.run(["umount", point], stderr=subprocess.DEVNULL).returncode:
-            subprocess.run(["umount", "-l", point], check=True)
+            subprocess.run(["umount", "-l", point], stderr=subprocess.DEVNULL)
+    if mounts_below(path):
+        raise OSError(f"cannot unmount {path}")
 
 
 class Place:

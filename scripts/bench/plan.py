@@ -41,6 +41,7 @@ class Runner:
 
     def __init__(self, options, corpus, results, save):
         self.options, self.corpus, self.results, self.save = options, corpus, results, save
+        self.measured = set()
         self.transload = tools.Transload(options.bin)
         every = [tools.Containerd(None), tools.Containerd("unpigz"), tools.Containerd("igzip"), tools.Podman(), tools.Skopeo(),
                  tools.Docker(), tools.Umoci()]
@@ -82,17 +83,25 @@ class Runner:
         stdout = run.pop("stdout")
         if isinstance(tool, tools.Transload) and "error" not in run:
             run["reports"] = [shortened(json.loads(text)) for text in stdout]
-            run["peak"] = max(run["peak"], sum(report["peak_rss_bytes"] for report in run["reports"]))
         self.note(kind, work, tool, number, run)
 
     def note(self, kind, work, tool, number, run):
         run.update(fs=kind, work=work, tool=tool.name, peer=tool.peer, round=number)
+        self.forget_former(kind, work, tool.name)
         self.results["runs"].append(run)
         if "error" in run:
             say(f"  {kind:6} {work:18} {tool.name:22} failed: {run['error']}")
         else:
             say(f"  {kind:6} {work:18} {tool.name:22} {run['wall']:7.2f} s  {run['user'] + run['sys']:7.2f} s cpu  {run['peak'] / 1e6:6.0f} MB")
         self.save()
+
+    def forget_former(self, kind, work, name):
+        """With --add: what is measured again replaces what an earlier session found."""
+        key = (kind, work, name)
+        if key not in self.measured:
+            self.measured.add(key)
+            for part in ("runs", "left_out"):
+                self.results[part] = [one for one in self.results[part] if (one["fs"], one["work"], one["tool"]) != key]
 
     def leave_out(self, kind, work, name, why):
         left = {"fs": kind, "work": work, "tool": name, "why": why}
@@ -119,10 +128,17 @@ class Runner:
         chosen = self.options.tasks
         for work in WORKS:
             if work in chosen:
-                self.first_import(kind, work, "again" in chosen)
-        for task in ("like", "eight", "family", "scale", "huge", "floors"):
-            if task in chosen:
-                getattr(self, task)(kind)
+                self.task(kind, work, lambda: self.first_import(kind, work, "again" in chosen))
+        for name in ("like", "eight", "family", "scale", "huge", "floors"):
+            if name in chosen:
+                self.task(kind, name, lambda: getattr(self, name)(kind))
+
+    def task(self, kind, name, work):
+        """One that cannot go on does not keep the others from running."""
+        try:
+            work()
+        except (OSError, RuntimeError, ValueError, subprocess.CalledProcessError) as error:
+            self.leave_out(kind, name, "all", f"{type(error).__name__}: {error}")
 
     def rounds(self):
         return range(1, self.options.runs + 1)
@@ -132,7 +148,6 @@ class Runner:
         return self.corpus.path(LAYOUT if layout else WORKS[work][1])
 
     def first_import(self, kind, work, again):
-        self.results["runs"] = [run for run in self.results["runs"] if (run["fs"], run["work"]) not in ((kind, work), (kind, f"{work} again"))]
         candidates = [self.transload, *([self.bare(kind)] if work == "layers" else []), *(self.peers[name] for name in PEERS[work])]
         able = self.usable(kind, work, candidates)
         for number in self.rounds():
@@ -274,6 +289,6 @@ class Part:
 
 def shortened(report):
     """What of transload's report is judged or shown."""
-    kept = {key: report[key] for key in ("blobs", "trees", "snapshots", "elapsed_ms", "stages_ms", "peak_rss_bytes") if key in report}
+    kept = {key: report[key] for key in ("blobs", "trees", "snapshots", "elapsed_ms", "stages_ms") if key in report}
     kept["outcomes"] = sorted({image["outcome"] for image in report["images"]})
     return kept

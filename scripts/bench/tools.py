@@ -227,16 +227,20 @@ class Podman(Tool):
     def start(self, at):
         self.at = at
         with open(f"{at}/containers.conf", "w") as file:
-            file.write('[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\n')
+            file.write(f'[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\nimage_copy_tmp_dir = "{at}/tmp"\n')
         with open(f"{at}/policy.json", "w") as file:
             file.write('{"default":[{"type":"insecureAcceptAnything"}]}')
 
     def environment(self):
         return {**super().environment(), "CONTAINERS_CONF": f"{self.at}/containers.conf"}
 
+    def in_private(self, *command):
+        """Whatever is configured, some versions also write a copy to /var/tmp: the place is put there, for this process alone."""
+        return ["unshare", "-m", "sh", "-c", 'mount --bind "$0" /var/tmp && exec "$@"', f"{self.at}/tmp", *command]
+
     def command(self, archive):
-        return ["podman", "--log-level", "error", "--root", f"{self.at}/p", "--runroot", f"{self.at}/pr", "--storage-driver", "overlay", "load",
-                "-q", "--signature-policy", f"{self.at}/policy.json", "-i", archive]
+        return self.in_private("podman", "--log-level", "error", "--root", f"{self.at}/p", "--runroot", f"{self.at}/pr", "--storage-driver", "overlay", "load",
+                "-q", "--signature-policy", f"{self.at}/policy.json", "-i", archive)
 
 
 class Skopeo(Podman):
@@ -251,7 +255,7 @@ class Skopeo(Podman):
 
     def command(self, archive):
         to = f"containers-storage:[overlay@{self.at}/s+{self.at}/sr]corpus/x:1" if self.unpack else f"oci:{self.at}/layout:x"
-        return ["skopeo", "--policy", f"{self.at}/policy.json", "copy", "-q", f"oci-archive:{archive}", to]
+        return self.in_private("skopeo", "--policy", f"{self.at}/policy.json", "--tmpdir", f"{self.at}/tmp", "copy", "-q", f"oci-archive:{archive}", to)
 
 
 class Umoci(Tool):
@@ -293,4 +297,7 @@ class Fed(Tool):
 
     def command(self, archive):
         feed = f'{self.inflater} -dc <"$0" | "$@"'
-        return ["sh", "-c", feed, archive, *self.tool.command("/dev/stdin" if isinstance(self.tool, Podman) else "-")]
+        command = self.tool.command("-")
+        # podman reads its standard input when it is given no file.
+        command = command[:-2] if isinstance(self.tool, Podman) else command
+        return ["sh", "-c", feed, archive, *command]
