@@ -27,6 +27,7 @@ pub struct Stream {
     tar: Option<TarReader<Uncompressed>>,
     passed: Arc<AtomicU64>,
     size_bytes: Option<u64>,
+    codec: Codec,
     guard: MemberGuard,
     ahead: Vec<u8>,
 }
@@ -46,12 +47,24 @@ impl Stream {
             codec => decoder(codec, BufReader::with_capacity(BUFFER_BYTES, counted), budget, &Cancel::new())?,
         };
         let tar = TarReader::new(BufReader::with_capacity(BUFFER_BYTES, plain), limits);
-        Ok(Stream { tar: Some(tar), passed, size_bytes, guard: MemberGuard::new(limits), ahead: Vec::new() })
+        Ok(Stream {
+            tar: Some(tar),
+            passed,
+            size_bytes,
+            codec,
+            guard: MemberGuard::new(limits),
+            ahead: Vec::new(),
+        })
     }
 
     /// The size of the compressed file, where it has one.
     pub fn size_bytes(&self) -> Option<u64> {
         self.size_bytes
+    }
+
+    /// How the archive itself is compressed.
+    pub fn codec(&self) -> Codec {
+        self.codec
     }
 
     /// How many compressed bytes have been read.

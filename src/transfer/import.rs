@@ -135,6 +135,7 @@ impl<'a> Import<'a> {
                 let found = archive::find_images(&passed.documents, &self.context.options.limits)?;
                 let mut plan = self.plan_passed(found, &passed)?;
                 settle(&self.context, None, &mut plan.layers)?;
+                self.tell_bound(stream.codec(), &plan);
                 plan
             }
         };
@@ -144,6 +145,19 @@ impl<'a> Import<'a> {
         let sync_ms = self.sync()?;
         let committed = self.publish(&plan, &documents)?;
         self.report(plan, documents, snapshots, committed, sync_ms, started)
+    }
+
+    /// Importing again from a compressed archive takes as long as inflating it, which may surprise.
+    fn tell_bound(&self, codec: Codec, plan: &Plan) {
+        let nothing_new = plan
+            .layers
+            .iter()
+            .all(|layer| layer.blob != Some(Outcome::New) && layer.tree != Some(Outcome::New));
+        if codec != Codec::None && nothing_new {
+            self.context.notice(format!(
+                "everything was there; the time went into inflating the archive's one {codec} stream, which an uncompressed archive saves"
+            ));
+        }
     }
 
     fn preview(self, source: Source) -> Result<ImportPlan> {
