@@ -195,9 +195,11 @@ impl TreeIngest<'_> {
         self.fs.as_fd()
     }
 
-    /// Shows that the owner is alive to those who wait in other processes.
-    pub fn beat(&self) {
-        self.dir.iter().for_each(LockedDir::beat);
+    /// The working place, as a descriptor of its own. Setting its times shows those who wait in other processes that the
+    /// owner is alive.
+    pub fn place(&self) -> Result<OwnedFd> {
+        let dir = self.dir.as_ref().expect("held until published");
+        rustix::io::fcntl_dupfd_cloexec(dir.fd(), 3).doing(|| format!("cannot hold ingest/{}", dir.name()))
     }
 
     /// Gives the tree its name. Whoever calls this has verified that the bytes have the record's DiffId.

@@ -11,6 +11,8 @@ use crate::oci::{DiffId, Digest};
 use crate::parallel::{Cancel, Claim, InFlight, Owner, Ticket};
 use crate::snapshot::TreeIngest;
 use crate::store::Store;
+use rustix::fd::OwnedFd;
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -78,6 +80,10 @@ pub(crate) struct TreeClaim<'s> {
 pub(crate) struct Guard {
     owners: Vec<Owner<Key, ()>>,
     extra: Option<LockedDir>,
+    /// The working place of a tree, to show others in other processes that its owner is alive.
+    place: Option<OwnedFd>,
+    /// Whether the layer is claimed by its DiffID, and not only by its blob.
+    pub(crate) by_diff_id: bool,
     beaten: Mutex<Option<Instant>>,
 }
 
@@ -91,6 +97,13 @@ impl Guard {
         if beaten.is_none_or(|at| at.elapsed() > BEAT) {
             *beaten = Some(Instant::now());
             self.owners.iter().for_each(Owner::beat);
+            self.extra.iter().for_each(LockedDir::beat);
+            let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+            let now = Timestamps { last_access: now, last_modification: now };
+            // A hint to others; the work does not depend on it.
+            if let Some(place) = &self.place {
+                let _ = futimens(place, &now);
+            }
         }
     }
 
@@ -139,7 +152,7 @@ impl Claims {
             .into_iter()
             .chain(diff_id.map(|id| Key::Tree(*id)))
             .collect();
-        let mut guard = Guard::default();
+        let mut guard = Guard { by_diff_id: diff_id.is_some(), ..Guard::default() };
         for key in &keys {
             match self.in_flight.claim(key.clone()) {
                 Claim::Owner(owner) => guard.owners.push(owner),
@@ -156,7 +169,10 @@ impl Claims {
             }
         }
         match store.trees().try_begin(&place.place())? {
-            Some(ingest) => Ok(Claimed::Mine(TreeClaim { ingest, guard })),
+            Some(ingest) => {
+                guard.place = Some(ingest.place()?);
+                Ok(Claimed::Mine(TreeClaim { ingest, guard }))
+            }
             None => {
                 if let Some(dir) = guard.extra.take() {
                     let _ = dir.remove();
@@ -170,13 +186,12 @@ impl Claims {
 /// How long a finished blob that nobody announced waits for another writer of the same bytes.
 const PUBLICATION_WAIT: Duration = Duration::from_secs(1);
 
-/// The place of a blob's announced writers, taken for the moment of publishing one that was not announced. `None` if
+/// The place of the announced makers of something, taken for the moment of publishing what was not announced. `None` if
 /// another holds it for long; publishing without it is right as well, and only less frugal.
-pub(crate) fn publication(store: &Store, digest: &Digest, cancel: &Cancel) -> Result<Option<LockedDir>> {
+pub(crate) fn publication(store: &Store, key: &Key, cancel: &Cancel) -> Result<Option<LockedDir>> {
     let started = Instant::now();
     loop {
-        let place = IngestRef::blob(digest);
-        let dir = LockedDir::try_acquire(store.content().ingests(), place.name())?;
+        let dir = LockedDir::try_acquire(store.content().ingests(), &key.place())?;
         if dir.is_some() || started.elapsed() > PUBLICATION_WAIT {
             return Ok(dir);
         }

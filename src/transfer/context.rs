@@ -80,8 +80,10 @@ impl Context<'_> {
     }
 
     /// Writes a manifest, an index or a configuration, unless it is there or another import is at it.
-    pub(crate) fn put_document(&self, bytes: &[u8]) -> Result<Committed> {
-        let (digest, size_bytes) = (Digest::of(bytes), bytes.len() as u64);
+    ///
+    /// It is stored under the digest that others know it by, which need not be a SHA-256.
+    pub(crate) fn put_document(&self, digest: Digest, bytes: &[u8]) -> Result<Committed> {
+        let size_bytes = bytes.len() as u64;
         self.hold(vec![Resource::Blob(digest)])?;
         loop {
             if self.has_blob(&digest, Some(size_bytes))? {

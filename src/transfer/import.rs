@@ -217,14 +217,16 @@ impl<'a> Import<'a> {
         let mut documents = Vec::new();
         let Plan { images, layers, .. } = plan;
         for planned in images {
-            for (_, bytes, _) in &planned.image.documents {
-                documents.push(self.context.put_document(bytes)?);
+            for (digest, bytes, _) in &planned.image.documents {
+                documents.push(self.context.put_document(*digest, bytes)?);
             }
             for manifest in &mut planned.manifests {
                 complete(manifest, layers)?;
-                documents.push(self.context.put_document(&manifest.found.config_bytes)?);
+                documents.push(
+                    self.context.put_document(manifest.found.config_digest, &manifest.found.config_bytes)?,
+                );
                 let (descriptor, bytes) = manifest_of(manifest)?;
-                documents.push(self.context.put_document(bytes)?);
+                documents.push(self.context.put_document(descriptor.digest, bytes)?);
                 planned.image.target.get_or_insert_with(|| descriptor.clone());
             }
         }
@@ -425,6 +427,14 @@ fn chain_id(manifest: &PlanManifest, layers: &[Layer]) -> Result<Option<ChainId>
     Ok(ChainId::of(&manifest_diff_ids(manifest, layers)?).last().copied())
 }
 
+/// The DiffIDs of every layer, those that the archive leaves out as well.
+fn whole_stack(manifest: &PlanManifest, layers: &[Layer]) -> Result<Vec<DiffId>> {
+    match manifest.layers.len() == manifest.found.layers.len() {
+        true => manifest_diff_ids(manifest, layers),
+        false => Ok(manifest.found.config.diff_ids.clone()),
+    }
+}
+
 fn image_report(
     planned: &PlanImage,
     manifest: &PlanManifest,
@@ -434,9 +444,11 @@ fn image_report(
     committed: &Option<metadata::CommittedImage>,
 ) -> Result<ImageReport> {
     let (descriptor, _) = manifest_of(manifest)?;
-    let chain = ChainId::of(&manifest_diff_ids(manifest, layers)?);
+    let chain = ChainId::of(&whole_stack(manifest, layers)?);
     let mut reports = Vec::with_capacity(manifest.layers.len());
-    for (index, chain_id) in manifest.layers.iter().zip(&chain) {
+    for (index, position) in manifest.layers.iter().zip(&manifest.positions) {
+        let missing = || Error::new(ErrorKind::Internal, "a layer beyond the stack");
+        let chain_id = chain.get(*position).ok_or_else(missing)?;
         let layer = &layers[*index];
         reports.push(LayerReport {
             digest: layer_digest(layer)?,

@@ -4,7 +4,7 @@
 //! joins those whom it has to wait for after its own work is done; then it asks the store again. A round without work and
 //! without waiting is the last. Lanes never wait on lanes.
 
-use super::claims::{BlobClaim, Claimed, Guard, TreeClaim, WaitEnd, Waiting, publication};
+use super::claims::{BlobClaim, Claimed, Guard, Key, TreeClaim, WaitEnd, Waiting, publication};
 use super::context::Context;
 use super::intake::Sink;
 use super::layer_job::{LayerDone, LayerJob, LayerWork, Unpack, Unpacking, check_diff_id, run};
@@ -401,7 +401,8 @@ pub(crate) fn publish(
         guard.finish();
     }
     let Some(unpacking) = unpacking.transpose()? else { return Ok(()) };
-    publish_tree(context, layer, unpacking, done.codec)?;
+    let claimed = tree_guard.as_ref().is_some_and(|guard| guard.by_diff_id);
+    publish_tree(context, layer, unpacking, done.codec, claimed)?;
     if let Some(guard) = tree_guard {
         guard.finish();
     }
@@ -419,9 +420,10 @@ fn publish_blob(
             context.hold(vec![Resource::Blob(done.digest)])?;
             let place = match claimed {
                 true => None,
-                false => publication(context.store, &done.digest, context.cancel)?,
+                false => publication(context.store, &Key::Blob(done.digest), context.cancel)?,
             };
-            layer.blob = Some(match commit_blob(context, layer, ingest, done.digest, done.head)? {
+            let alone = claimed || place.is_some();
+            layer.blob = Some(match commit_blob(context, layer, ingest, (done.digest, done.head), alone)? {
                 Committed::New(..) => Outcome::New,
                 Committed::Existing(..) => layer.there(),
             });
@@ -440,8 +442,8 @@ fn commit_blob(
     context: &Context<'_>,
     layer: &Layer,
     ingest: &mut BlobIngest,
-    digest: Digest,
-    head: Digest,
+    (digest, head): (Digest, Digest),
+    alone: bool,
 ) -> Result<Committed> {
     check_digest(layer.digest.as_ref(), &digest)?;
     if context.has_blob(&digest, None)? {
@@ -449,7 +451,9 @@ fn commit_blob(
     }
     context.forget_lost(&digest)?;
     // What lies there without a record of its own was never finished, or was not synced before a power cut.
-    context.store.content().remove(&digest)?;
+    if alone {
+        context.store.content().remove(&digest)?;
+    }
     let committed = ingest.commit(context.store.content(), None, None, context.options.sync)?;
     context.record_blob(&committed, Some(head))?;
     Ok(committed)
@@ -470,6 +474,7 @@ fn publish_tree(
     layer: &mut Layer,
     unpacking: Unpacking<'_>,
     codec: Codec,
+    claimed: bool,
 ) -> Result<()> {
     let Unpacking { diff_id, bytes, tree } = unpacking;
     if let Some(claimed) = &layer.claimed_diff_id {
@@ -489,7 +494,12 @@ fn publish_tree(
     context.hold(vec![Resource::Tree(diff_id)])?;
     let mut record = applied.record;
     record.diff_id = Some(diff_id);
-    if metadata.tree_get(&diff_id)?.is_none() {
+    let place = match claimed {
+        true => None,
+        false => publication(context.store, &Key::Tree(diff_id), context.cancel)?,
+    };
+    let alone = claimed || place.is_some();
+    if alone && metadata.tree_get(&diff_id)?.is_none() {
         // What lies there without a record of its own was never finished.
         trees.remove(&diff_id)?;
     }
@@ -498,6 +508,8 @@ fn publish_tree(
     let row = TreeRow { diff_id, bytes: record.bytes, inodes: record.inodes, durable: false };
     metadata.tree_put(&row)?;
     let published = ingest.publish(&record)?;
+    // Empty; a leftover would be swept by gc.
+    place.map(|place| place.remove()).transpose()?;
     layer.unpacked_bytes = record.bytes;
     layer.tree = match published {
         TreeCommitted::New => {

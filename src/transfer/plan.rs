@@ -1,6 +1,7 @@
 //! What is to be imported: the images chosen by platform, and their layers, each once.
 
 use super::context::Context;
+use super::layer_job::check_diff_id;
 use super::layers::Layer;
 use super::options::ImportOptions;
 use super::report::SkippedReport;
@@ -28,6 +29,8 @@ pub(crate) struct PlanImage {
 pub(crate) struct PlanManifest {
     pub(crate) found: FoundManifest,
     pub(crate) layers: Vec<usize>,
+    /// Where each of them stands in the image's stack, which may have layers that are left out.
+    pub(crate) positions: Vec<usize>,
     pub(crate) unpack: bool,
 }
 
@@ -154,27 +157,40 @@ impl Table {
         }
         let mut unpack = context.options.unpack;
         let mut layers = Vec::with_capacity(found.layers.len());
-        for found in &found.layers {
+        let mut positions = Vec::with_capacity(found.layers.len());
+        for (position, found) in found.layers.iter().enumerate() {
             if let Some(reason) = absent_foreign(context, found)? {
                 skipped.push(reason);
                 unpack = false;
                 continue;
             }
-            layers.push(self.add_layer(describe(found)?));
+            layers.push(self.add_layer(describe(found)?)?);
+            positions.push(position);
         }
-        Ok(PlanManifest { found, layers, unpack })
+        Ok(PlanManifest { found, layers, positions, unpack })
     }
 
-    fn add_layer(&mut self, layer: Layer) -> usize {
+    /// The place of a layer in the plan. One that is there already must be said to have the same DiffID: its content
+    /// cannot have two.
+    fn add_layer(&mut self, layer: Layer) -> Result<usize> {
         let key = match (&layer.digest, &layer.member) {
             (Some(digest), _) => LayerKey::Digest(*digest),
             (None, Some(member)) => LayerKey::Member(member.clone()),
             (None, None) => LayerKey::Member(MemberName::default()),
         };
-        *self.index.entry(key).or_insert_with(|| {
-            self.layers.push(layer);
-            self.layers.len() - 1
-        })
+        if let Some(index) = self.index.get(&key) {
+            let known = &mut self.layers[*index];
+            match (&known.claimed_diff_id, &layer.claimed_diff_id) {
+                (Some(known), Some(claimed)) => {
+                    check_diff_id(known, claimed).doing(|| format!("cannot import layer {}", layer.key()))?;
+                }
+                _ => known.claimed_diff_id = known.claimed_diff_id.or(layer.claimed_diff_id),
+            }
+            return Ok(*index);
+        }
+        self.layers.push(layer);
+        self.index.insert(key, self.layers.len() - 1);
+        Ok(self.layers.len() - 1)
     }
 }
 

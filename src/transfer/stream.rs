@@ -388,6 +388,12 @@ fn speculate<'s>(
         return Ok((Unpack::No, None));
     }
     if let Some(digest) = announced.filter(|_| !stalled) {
+        if let Some(row) = context.store.metadata().layer_get(&digest)? {
+            context.hold(vec![Resource::Tree(row.diff_id)])?;
+            if context.has_tree(&row.diff_id)? {
+                return Ok((Unpack::No, None));
+            }
+        }
         return match context.claims.tree(context.store, Some(&digest), None)? {
             Claimed::Mine(claim) => Ok((Unpack::Extract(claim.ingest), Some(claim.guard))),
             Claimed::Taken(_) => Ok((Unpack::No, None)),
@@ -478,13 +484,13 @@ fn bring(context: &Context<'_>, job: Job<'_>, cancel: &Cancel) -> Result<(Member
         Some(Err(error)) => Some(error),
         _ => None,
     };
-    if let Some(Ok(unpacking)) = &done.unpacking {
-        context.event(Event::TreeClaimed(unpacking.diff_id));
-    }
     // A name that only looks like a digest is no announcement: `<hex>.tar` may be the id of a legacy layer.
     let announced = digest.filter(|_| name.as_bytes().starts_with(b"blobs/"));
     let mut layer = Layer { digest: announced, size_bytes: size, stalled, ..Layer::default() };
     publish(context, &mut layer, done, blob_guard, tree_guard).doing(doing)?;
+    if let (Some(Outcome::New), Some(diff_id)) = (layer.tree, layer.diff_id) {
+        context.event(Event::TreeClaimed(diff_id));
+    }
     finished(context, &name, layer.blob.unwrap_or(Outcome::None));
     Ok((name, PassedLayer { layer, unpack_error, contradicted: false }))
 }
@@ -493,6 +499,7 @@ fn bring(context: &Context<'_>, job: Job<'_>, cancel: &Cancel) -> Result<(Member
 pub(crate) fn read_documents(context: &Context<'_>, stream: &mut Stream) -> Result<KeptDocuments> {
     let mut documents = KeptDocuments::default();
     let limits = &context.options.limits;
+    let mut kept_bytes = 0;
     while let Some(mut member) = stream.next_member()? {
         context.cancel.check()?;
         let name = member.name().clone();
@@ -505,6 +512,12 @@ pub(crate) fn read_documents(context: &Context<'_>, stream: &mut Stream) -> Resu
             MemberKind::Other => continue,
         }
         if is_document(&mut member, limits.json_bytes)? {
+            kept_bytes += member.size_bytes();
+            if kept_bytes > limits.json_total_bytes {
+                return Err(Error::limit(
+                    "the archive's manifests and configurations are too large together",
+                ));
+            }
             let mut bytes = Vec::with_capacity(member.size_bytes() as usize);
             member.read_to_end(&mut bytes).doing(|| format!("cannot read {name}"))?;
             documents.add_document(&name, bytes)?;

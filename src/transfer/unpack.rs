@@ -36,6 +36,10 @@ pub fn unpack(stack: &Stack, dir: &Path, options: &UnpackOptions) -> Result<Unpa
     let copied = copy_stack(stack, target.fd.as_fd(), &[], &copying, &options.cancel);
     if copied.is_err() {
         target.undo(dir);
+    } else if stack.layers().is_empty() {
+        // Nothing says what the root of an image without layers looks like; elsewhere it would be this.
+        fs::fchmod(&target.fd, Mode::from_raw_mode(0o755))
+            .doing(|| format!("cannot unpack to {}", dir.display()))?;
     }
     copied.doing(|| format!("cannot unpack to {}", dir.display()))
 }
