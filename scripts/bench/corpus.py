@@ -38,10 +38,9 @@ def text(dice, size):
     return made.getvalue()[:size].encode()
 
 
-def layer_of_bytes(path, size, names, seed, level):
-    """A layer of `size` bytes in files of 4 MiB, slices of one pool of text; after `names` of them the names begin again."""
-    dice = random.Random(seed)
-    pool = text(dice, 32 * MIB)
+def layer_of_bytes(path, size, names, pool, level):
+    """A layer of `size` bytes in files of 4 MiB, slices of the pool of 32 MiB; after `names` of them the names begin again."""
+    dice = random.Random(7)
     tool = ["pigz", f"-{level}", "-n"] if shutil.which("pigz") else ["gzip", f"-{level}", "-n"]
     with open(path, "wb") as packed:
         press = subprocess.Popen(tool, stdin=subprocess.PIPE, stdout=packed)
@@ -87,7 +86,7 @@ class Corpus:
         layers = [f"{path}.{n:03}.tar.gz" for n in range(count)]
         for number, layer in enumerate(layers):
             if kind == "bytes":
-                layer_of_bytes(layer, 100 * times * MIB, 1 << 30, 7, 6)
+                layer_of_bytes(layer, 100 * times * MIB, 1 << 30, text(random.Random(3), 32 * MIB), 6)
             else:
                 files, seed = (12000 * times, 5) if kind == "files" else (600, 500 + number)
                 self.run("modules", layer[:-3], str(files), str(seed), f"srv/{number}")
@@ -99,7 +98,8 @@ class Corpus:
         if not os.path.exists(path):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             layer = path + ".tar.gz"
-            layer_of_bytes(layer, 10_000_000_000, 64, 9, 1)
+            # Text that repeats within gzip's window: the archive is to be small, or it would not fit in memory.
+            layer_of_bytes(layer, 10_000_000_000, 64, text(random.Random(9), 16 << 10) * 2048, 3)
             self.assemble(path, "corpus/huge:1", [layer])
         return path
 
