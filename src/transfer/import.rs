@@ -521,13 +521,11 @@ fn count_trees(totals: &mut TreeTotals, layers: &[Layer]) {
     }
 }
 
-/// The most memory that this process has had resident.
+/// The most memory that this process has had resident. Not from getrusage: its figure survives exec and is the parent's
+/// where that was larger.
 fn peak_rss_bytes() -> u64 {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: getrusage fills the struct that it is given, which lives on this stack frame; zeroes are a valid one.
-    let usage = unsafe {
-        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-        usage.assume_init()
-    };
-    usage.ru_maxrss as u64 * 1024
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.unwrap_or_default() * 1024
 }
