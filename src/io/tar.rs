@@ -515,11 +515,7 @@ impl<R: TarInput> BufRead for EntryData<'_, R> {
 
 impl<R: TarInput> Read for EntryData<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let amount = available.len().min(buffer.len());
-        buffer[..amount].copy_from_slice(&available[..amount]);
-        self.consume(amount);
-        Ok(amount)
+        crate::io::read_buffered(self, buffer)
     }
 }
 

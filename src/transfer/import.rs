@@ -143,7 +143,7 @@ impl<'a> Import<'a> {
         let documents = self.store_documents(&mut plan)?;
         let snapshots = self.commit_chains(&plan)?;
         let sync_ms = self.sync()?;
-        let committed = self.publish(&plan, &documents)?;
+        let committed = self.publish(&plan)?;
         self.report(plan, documents, snapshots, committed, sync_ms, started)
     }
 
@@ -279,7 +279,7 @@ impl<'a> Import<'a> {
     }
 
     /// The one transaction that makes the images visible.
-    fn publish(&self, plan: &Plan, documents: &[Committed]) -> Result<metadata::ImagesCommitted> {
+    fn publish(&self, plan: &Plan) -> Result<metadata::ImagesCommitted> {
         let mut images = Vec::new();
         for planned in &plan.images {
             let target = planned.image.target.clone();
@@ -292,7 +292,6 @@ impl<'a> Import<'a> {
             }
         }
         let durable = if self.context.options.sync { self.touched() } else { Vec::new() };
-        let _ = documents;
         let commit = ImageCommit {
             images,
             durable,

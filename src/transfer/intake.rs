@@ -146,11 +146,7 @@ impl<'a> Intake<'a> {
 
 impl Read for Intake<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let count = available.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&available[..count]);
-        self.consume(count);
-        Ok(count)
+        crate::io::read_buffered(self, buffer)
     }
 }
 
