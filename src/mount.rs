@@ -10,6 +10,7 @@
 
 mod classic;
 mod descriptors;
+pub mod holders;
 mod info;
 mod namespace;
 

@@ -12,12 +12,20 @@ use std::path::{Path, PathBuf};
 pub struct MountInfo {
     /// The kernel's number of the mount.
     pub id: u64,
+    /// The number of the mount that it is mounted on.
+    pub parent: u64,
+    /// The device of what is mounted, major and minor.
+    pub device: (u32, u32),
     /// Which directory of its filesystem is shown.
     pub root: PathBuf,
     /// Where it is mounted.
     pub target: PathBuf,
     /// Whether this mount refuses writes.
     pub read_only: bool,
+    /// The group of mounts that what happens here is told to, if it is shared.
+    pub shared: Option<u64>,
+    /// The group of mounts that this one follows.
+    pub follows: Option<u64>,
     /// The filesystem's type.
     pub fs_type: String,
     /// The name of what is mounted.
@@ -29,7 +37,11 @@ pub struct MountInfo {
 /// Every mount of this process's namespace, in the kernel's order.
 pub fn all() -> Result<Vec<MountInfo>> {
     let table = std::fs::read("/proc/self/mountinfo").doing(|| "cannot read the mount table")?;
-    Ok(table.split(|&byte| byte == b'\n').filter_map(parse).collect())
+    Ok(parse_table(&table))
+}
+
+pub(super) fn parse_table(table: &[u8]) -> Vec<MountInfo> {
+    table.split(|&byte| byte == b'\n').filter_map(parse).collect()
 }
 
 /// Every mount of every process that can be seen: namespaces that nobody is in any more have none.
@@ -43,7 +55,7 @@ pub fn everywhere() -> Result<Vec<MountInfo>> {
             tables.extend(std::fs::read(entry.path().join("mountinfo")));
         }
     }
-    Ok(tables.iter().flat_map(|table| table.split(|&byte| byte == b'\n').filter_map(parse)).collect())
+    Ok(tables.iter().flat_map(|table| parse_table(table)).collect())
 }
 
 /// The mounts that show something of the store at `root`.
@@ -83,11 +95,19 @@ fn parse(line: &[u8]) -> Option<MountInfo> {
     let dash = fields.iter().position(|field| *field == b"-")?;
     let text = |field: &[u8]| String::from_utf8_lossy(&unescaped(field)).into_owned();
     let path = |field: &[u8]| PathBuf::from(OsString::from_vec(unescaped(field)));
+    let number = |field: &[u8]| text(field).parse().ok();
+    let tag = |name: &[u8]| fields.get(6..dash)?.iter().find_map(|field| number(field.strip_prefix(name)?));
+    let device = text(fields.get(2)?);
+    let (major, minor) = device.split_once(':')?;
     Some(MountInfo {
-        id: text(fields.first()?).parse().ok()?,
+        id: number(fields.first()?)?,
+        parent: number(fields.get(1)?)?,
+        device: (major.parse().ok()?, minor.parse().ok()?),
         root: path(fields.get(3)?),
         target: path(fields.get(4)?),
         read_only: fields.get(5)?.split(|&byte| byte == b',').any(|option| option == b"ro"),
+        shared: tag(b"shared:"),
+        follows: tag(b"master:"),
         fs_type: text(fields.get(dash + 1)?),
         source: path(fields.get(dash + 2)?),
         options: text(fields.get(dash + 3)?),
@@ -123,7 +143,8 @@ mod tests {
     fn a_line_of_the_table_is_read_with_blanks_in_its_paths() {
         let line = br"36 35 98:0 /a\040b /mnt/x\134y ro,noatime master:1 shared:2 - overlay transload:/s rw,index=off";
         let mount = parse(line).expect("well formed");
-        assert_eq!((mount.id, mount.read_only), (36, true));
+        assert_eq!((mount.id, mount.parent, mount.device, mount.read_only), (36, 35, (98, 0), true));
+        assert_eq!((mount.follows, mount.shared), (Some(1), Some(2)));
         assert_eq!(mount.root, Path::new("/a b"));
         assert_eq!(mount.target, Path::new(r"/mnt/x\y"));
         assert_eq!(mount.source, Path::new("transload:/s"));

@@ -1,0 +1,100 @@
+//! Who holds something: a process, and by what. Plain data, so that an error can carry it.
+//!
+//! How holders are found is [`crate::mount::holders`]'s affair.
+
+use serde::Serialize;
+use std::fmt;
+use std::path::PathBuf;
+
+/// A process that keeps something from being removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Holder {
+    /// Its number, as this process sees it.
+    pub pid: u32,
+    /// Its short name, as `ps` shows it.
+    pub command: String,
+    /// Who runs it.
+    pub uid: u32,
+    /// By what it holds on; each kind and path once.
+    pub uses: Vec<Use>,
+}
+
+/// One thing by which a process holds on to a mount or a directory.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Use {
+    /// What kind of thing.
+    pub how: How,
+    /// Its path, as that process sees it.
+    pub path: PathBuf,
+}
+
+/// The ways to hold on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum How {
+    /// Its working directory.
+    WorkingDirectory,
+    /// Its root directory.
+    Root,
+    /// The program that it runs.
+    Executable,
+    /// An open file.
+    OpenFile,
+    /// A file mapped into its memory.
+    MappedFile,
+    /// A mount in a mount namespace that it lives in; it stands there for every process of that namespace.
+    Mount,
+}
+
+impl How {
+    /// In words, for a sentence.
+    pub fn words(self) -> &'static str {
+        match self {
+            How::WorkingDirectory => "working directory",
+            How::Root => "root directory",
+            How::Executable => "program",
+            How::OpenFile => "open file",
+            How::MappedFile => "mapped file",
+            How::Mount => "mount in its namespace",
+        }
+    }
+}
+
+impl fmt::Display for Use {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.how.words(), self.path.display())
+    }
+}
+
+impl fmt::Display for Holder {
+    /// `process 4711 (sleep): working directory /mnt/x, open file /mnt/x/y`, the first few uses only.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 3;
+        write!(f, "process {} ({}): ", self.pid, self.command)?;
+        for (index, one) in self.uses.iter().take(SHOWN).enumerate() {
+            write!(f, "{}{one}", if index > 0 { ", " } else { "" })?;
+        }
+        match self.uses.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_reads_as_a_line_and_as_json() {
+        let uses = (1..=4).map(|n| Use { how: How::OpenFile, path: format!("/m/{n}").into() }).collect();
+        let holder = Holder { pid: 7, command: "cat".into(), uid: 0, uses };
+        assert_eq!(
+            holder.to_string(),
+            "process 7 (cat): open file /m/1, open file /m/2, open file /m/3 and 1 more"
+        );
+        let json = serde_json::to_value(&holder).expect("plain data");
+        assert_eq!(json["uses"][0], serde_json::json!({"how": "open_file", "path": "/m/1"}));
+    }
+}
