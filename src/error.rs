@@ -4,6 +4,7 @@
 //! A sentence reads `cannot <do what> <to what>: <cause>`. Context is added on the way up with [`ResultExt::doing`];
 //! the kind is decided where the failure happens and never changes on the way.
 
+use crate::trace::TraceId;
 use std::{borrow::Cow, fmt, io};
 
 /// What the library returns everywhere.
@@ -149,6 +150,7 @@ struct Inner {
     hint: Option<Cow<'static, str>>,
     expected: Option<String>,
     actual: Option<String>,
+    trace_id: Option<TraceId>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -162,6 +164,7 @@ impl Error {
             hint: None,
             expected: None,
             actual: None,
+            trace_id: None,
             source: None,
         }))
     }
@@ -201,6 +204,11 @@ impl Error {
         self.0.actual.as_deref()
     }
 
+    /// The run that failed, as its spans and log lines call it.
+    pub fn trace_id(&self) -> Option<TraceId> {
+        self.0.trace_id
+    }
+
     /// Adds what was being done, to what, where: `cannot publish blob sha256:3f…`.
     pub fn context(mut self, doing: impl Into<String>) -> Self {
         self.0.contexts.push(doing.into());
@@ -220,6 +228,12 @@ impl Error {
         self
     }
 
+    /// Adds the trace id of the run that failed.
+    pub fn with_trace_id(mut self, trace_id: TraceId) -> Self {
+        self.0.trace_id = Some(trace_id);
+        self
+    }
+
     /// Adds the cause.
     pub fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.0.source = Some(Box::new(source));
@@ -236,6 +250,7 @@ impl Error {
             hint: self.0.hint.clone(),
             expected: self.0.expected.clone(),
             actual: self.0.actual.clone(),
+            trace_id: self.0.trace_id,
             source: None,
         }))
     }

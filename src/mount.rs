@@ -19,12 +19,14 @@ pub use namespace::enter_user_namespace;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::parallel::Cancel;
+use crate::trace;
 use rustix::fd::OwnedFd;
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tracing::Span;
 
 /// What kind of mount it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,11 +144,23 @@ pub struct Mounted {
 
 /// Mounts `mount` at the directory `target`, trying again while the kernel is busy.
 pub fn mount(mount: &Mount, target: &Path, options: &MountOptions) -> Result<Mounted> {
+    let span = trace::stage!(
+        "mount",
+        target = trace::display(target.display()),
+        kind = mount.fs_type(),
+        layers = mount.lower.len() as u64,
+        attempts,
+    );
+    trace::within(span, |span| mount_at(mount, target, options, span))
+}
+
+fn mount_at(mount: &Mount, target: &Path, options: &MountOptions, span: &Span) -> Result<Mounted> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let doing = || format!("cannot mount {} at {}", mount.fs_type(), target.display());
     let place = fs::open(target, flags, Mode::empty()).doing(doing)?;
     let mut attempts = 0;
     let method = retried(options, &mut attempts, || once(mount, &place, options.method));
+    span.record("attempts", attempts);
     match method {
         Ok(method) => Ok(Mounted { attempts, method }),
         Err(Failure::Cancelled) => Err(Error::cancelled().context(doing())),
@@ -162,15 +176,22 @@ pub fn mount_all(mounts: &[Mount], target: &Path, options: &MountOptions) -> Res
 /// Takes down the topmost mount at `target`. [`ErrorKind::Busy`] while something in it is in use,
 /// [`ErrorKind::NotFound`] where nothing is mounted.
 pub fn unmount(target: &Path) -> Result<()> {
+    let span = trace::stage!("umount", target = trace::display(target.display()), attempts);
+    trace::within(span, |span| unmount_at(target, span))
+}
+
+fn unmount_at(target: &Path, span: &Span) -> Result<()> {
+    let mut attempts = 0;
     let options = MountOptions { attempts: 5, ..MountOptions::default() };
     let doing = || format!("cannot unmount {}", target.display());
-    let unmounted = retried(&options, &mut 0, || {
+    let unmounted = retried(&options, &mut attempts, || {
         rustix::mount::unmount(target, UnmountFlags::NOFOLLOW).map_err(|errno| Failed {
             errno,
             what: "umount",
             log: String::new(),
         })
     });
+    span.record("attempts", attempts);
     match unmounted {
         Ok(()) => Ok(()),
         Err(Failure::Cancelled) => Err(Error::cancelled().context(doing())),

@@ -1,6 +1,7 @@
 //! Progress as data: what happens, told to whoever listens. Nothing here prints.
 
 use crate::oci::{ChainId, DiffId, Digest};
+use crate::trace::TraceId;
 use std::time::Duration;
 
 /// Something that happened. Events of one digest come in order; events of different digests interleave.
@@ -13,6 +14,8 @@ pub enum Event {
         archive: String,
         /// Its size in bytes, where that is known.
         size_bytes: Option<u64>,
+        /// What joins the spans, log lines, report and error of this import.
+        trace_id: TraceId,
     },
     /// A blob of an archive is about to be looked at. `layer` tells whether a bar is worth drawing.
     BlobStarted {

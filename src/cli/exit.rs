@@ -3,7 +3,7 @@
 use super::output::{Style, json, printable};
 use serde::Serialize;
 use std::io::Write;
-use transload::{Error, ErrorKind};
+use transload::{Error, ErrorKind, TraceId};
 
 /// Wrong usage.
 pub const USAGE: u8 = 2;
@@ -25,6 +25,8 @@ struct ErrorBody<'a> {
     kind: &'a str,
     message: &'a str,
     hint: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<TraceId>,
 }
 
 #[derive(Serialize)]
@@ -36,19 +38,30 @@ struct ErrorView<'a> {
 pub fn report(error: &Error, as_json: bool, style: &Style) -> u8 {
     let message = error.to_string();
     let hint = error.hint().or_else(|| general_hint(error.kind()));
-    report_parts(error.kind().name(), &message, hint, as_json, style);
+    tell(error.kind().name(), &message, hint, error.trace_id(), as_json, style);
     code(error.kind())
 }
 
 /// The same for a failure that is not the library's, such as wrong usage.
 pub fn report_parts(kind: &str, message: &str, hint: Option<&str>, as_json: bool, style: &Style) {
+    tell(kind, message, hint, None, as_json, style);
+}
+
+fn tell(
+    kind: &str,
+    message: &str,
+    hint: Option<&str>,
+    trace_id: Option<TraceId>,
+    as_json: bool,
+    style: &Style,
+) {
     let mut stderr = std::io::stderr().lock();
     let _ = writeln!(stderr, "{} {}", style.error("error:"), printable(message));
     if let Some(hint) = hint {
         let _ = writeln!(stderr, "{} {}", style.hint("hint:"), printable(hint));
     }
     if as_json {
-        let _ = json::print(&ErrorView { error: ErrorBody { kind, message, hint } });
+        let _ = json::print(&ErrorView { error: ErrorBody { kind, message, hint, trace_id } });
     }
 }
 

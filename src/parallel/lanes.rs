@@ -4,9 +4,11 @@
 //! it does not wait for another lane.
 
 use super::Cancel;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use std::sync::Mutex;
+use std::thread::Builder;
+use tracing::Span;
 
 /// The sending side of running lanes.
 pub struct Lanes<'a, J> {
@@ -34,9 +36,14 @@ impl<J: Send> Lanes<'_, J> {
         let (sender, receiver) = bounded::<J>(0);
         let outcome = Outcome { results: Mutex::new(Vec::new()), error: Mutex::new(None) };
         let fed = std::thread::scope(|scope| {
-            for _ in 0..threads.max(1) {
-                let receiver = receiver.clone();
-                scope.spawn(|| lane(receiver, cancel, &start, &work, &outcome));
+            for number in 0..threads.max(1) {
+                let (receiver, parent) = (receiver.clone(), Span::current());
+                let lane = || {
+                    let _inside = parent.entered();
+                    lane(receiver, cancel, &start, &work, &outcome)
+                };
+                let started = Builder::new().name(format!("lane {number}")).spawn_scoped(scope, lane);
+                started.doing(|| "cannot start a thread")?;
             }
             // The lanes' own clones are the only receivers, so that a send fails once all lanes are gone.
             drop(receiver);

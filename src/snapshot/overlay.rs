@@ -6,7 +6,7 @@
 use super::filter::Filters;
 use super::heal;
 use super::merge::{Layer, Stack};
-use super::shelf::{Filled, Shelf, Staged};
+use super::shelf::{self, Filled, Shelf, Staged};
 use super::{Committed, Snapshotter, Trees};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::metadata::{Labels, Metadata, NewSnapshot, SnapshotKind, SnapshotRow, Usage};
@@ -157,16 +157,21 @@ impl Snapshotter for OverlaySnapshotter {
     }
 
     fn prepare(&self, key: &str, parent: Option<&str>, labels: &Labels) -> Result<Vec<Mount>> {
-        self.make(key, SnapshotKind::Active, parent, labels)
-            .doing(|| format!("cannot prepare snapshot {key}"))
+        shelf::preparing(key, SnapshotKind::Active, parent, || {
+            self.make(key, SnapshotKind::Active, parent, labels)
+        })
+        .doing(|| format!("cannot prepare snapshot {key}"))
     }
 
     fn view(&self, key: &str, parent: Option<&str>, labels: &Labels) -> Result<Vec<Mount>> {
-        self.make(key, SnapshotKind::View, parent, labels).doing(|| format!("cannot make the view {key}"))
+        shelf::preparing(key, SnapshotKind::View, parent, || {
+            self.make(key, SnapshotKind::View, parent, labels)
+        })
+        .doing(|| format!("cannot make the view {key}"))
     }
 
     fn commit(&self, name: &str, key: &str, labels: &Labels, rebase: Option<&str>) -> Result<()> {
-        let committed = self.shelf.commit(name, key, labels, rebase).map(drop);
+        let committed = shelf::committing(name, || self.shelf.commit(name, key, labels, rebase).map(drop));
         committed.doing(|| format!("cannot commit snapshot {key} as {name}"))
     }
 

@@ -7,7 +7,7 @@ use super::copy::{CopyOptions, CopyReport, copy_stack};
 use super::filter::Filters;
 use super::heal::resolve_links;
 use super::merge::{Layer, Stack};
-use super::shelf::{Filled, Shelf, Staged};
+use super::shelf::{self, Filled, Shelf, Staged};
 use super::{Committed, Snapshotter, Trees};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::metadata::{Labels, Metadata, NewSnapshot, SnapshotKind, SnapshotRow, Usage};
@@ -125,12 +125,17 @@ impl Snapshotter for PlainSnapshotter {
     }
 
     fn prepare(&self, key: &str, parent: Option<&str>, labels: &Labels) -> Result<Vec<Mount>> {
-        self.make(key, SnapshotKind::Active, parent, labels)
-            .doing(|| format!("cannot prepare snapshot {key}"))
+        shelf::preparing(key, SnapshotKind::Active, parent, || {
+            self.make(key, SnapshotKind::Active, parent, labels)
+        })
+        .doing(|| format!("cannot prepare snapshot {key}"))
     }
 
     fn view(&self, key: &str, parent: Option<&str>, labels: &Labels) -> Result<Vec<Mount>> {
-        self.make(key, SnapshotKind::View, parent, labels).doing(|| format!("cannot make the view {key}"))
+        shelf::preparing(key, SnapshotKind::View, parent, || {
+            self.make(key, SnapshotKind::View, parent, labels)
+        })
+        .doing(|| format!("cannot make the view {key}"))
     }
 
     fn commit(&self, name: &str, key: &str, labels: &Labels, rebase: Option<&str>) -> Result<()> {
@@ -143,7 +148,7 @@ impl Snapshotter for PlainSnapshotter {
             }
             self.shelf.commit(name, key, labels, rebase).map(drop)
         };
-        commit().doing(|| format!("cannot commit snapshot {key} as {name}"))
+        shelf::committing(name, commit).doing(|| format!("cannot commit snapshot {key} as {name}"))
     }
 
     fn remove(&self, key: &str) -> Result<()> {

@@ -13,6 +13,7 @@ use crate::io::{durable, locked::LockedDir, remove};
 use crate::metadata::{Labels, Metadata, NewSnapshot, SnapshotKind, SnapshotRow, Usage};
 use crate::oci::{ChainId, DiffId};
 use crate::parallel::Cancel;
+use crate::trace;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -179,11 +180,30 @@ impl Shelf {
         fill: impl FnOnce(&Staged<'_>, &[SnapshotRow]) -> Result<Filled>,
     ) -> Result<super::Committed> {
         let chain_id = ChainId::above(parent, diff_id);
+        trace::within(
+            trace::stage!("snapshot.commit", key = trace::display(&chain_id), parent, existing),
+            |span| {
+                span.record("parent", parent.map(trace::display));
+                let committed = self.commit_chain(&chain_id, parent, diff_id, labels, fill)?;
+                span.record("existing", matches!(committed, super::Committed::Existing));
+                Ok(committed)
+            },
+        )
+    }
+
+    fn commit_chain(
+        &self,
+        chain_id: &ChainId,
+        parent: Option<&ChainId>,
+        diff_id: &DiffId,
+        labels: &Labels,
+        fill: impl FnOnce(&Staged<'_>, &[SnapshotRow]) -> Result<Filled>,
+    ) -> Result<super::Committed> {
         let name = chain_id.to_string();
         if self.has_layer(&name)?.is_some_and(|complete| complete) {
             return Ok(super::Committed::Existing);
         }
-        let staged = self.stage_layer(&chain_id)?;
+        let staged = self.stage_layer(chain_id)?;
         let incomplete = match self.has_layer(&name)? {
             Some(true) => return Ok(super::Committed::Existing),
             other => other.is_some(),
@@ -266,9 +286,13 @@ impl Shelf {
 
     /// Removes the row, then the directory. What cannot be removed is left to [`Shelf::cleanup`].
     pub fn remove(&self, key: &str) -> Result<()> {
-        let row = self.metadata.snapshot_remove(key)?;
-        let _ = self.remove_directory(&row.id.to_string());
-        Ok(())
+        trace::within(trace::stage!("snapshot.remove", key, parent), |span| {
+            span.record("key", key);
+            let row = self.metadata.snapshot_remove(key)?;
+            span.record("parent", row.parent.as_deref());
+            let _ = self.remove_directory(&row.id.to_string());
+            Ok(())
+        })
     }
 
     fn remove_directory(&self, name: &str) -> Result<()> {
@@ -307,6 +331,22 @@ impl Shelf {
         disk_usage(self.base.as_fd(), place.as_bytes())
             .doing(|| format!("cannot measure snapshot {}", row.key))
     }
+}
+
+/// Prepares a snapshot or a view inside its span.
+pub(super) fn preparing<T>(
+    key: &str,
+    kind: SnapshotKind,
+    parent: Option<&str>,
+    prepare: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let span = trace::stage!("snapshot.prepare", key = key, parent = parent, kind = kind_name(kind));
+    trace::within(span, |_| prepare())
+}
+
+/// Commits an active snapshot inside its span.
+pub(super) fn committing<T>(name: &str, commit: impl FnOnce() -> Result<T>) -> Result<T> {
+    trace::within(trace::stage!("snapshot.commit", key = name, parent, existing = false), |_| commit())
 }
 
 /// What [`Shelf::commit_layer`] records of a layer.

@@ -11,6 +11,7 @@ use crate::oci::{DiffId, Digest};
 use crate::parallel::{Cancel, Claim, InFlight, Owner, Ticket};
 use crate::snapshot::TreeIngest;
 use crate::store::Store;
+use crate::trace;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use std::sync::Mutex;
@@ -203,6 +204,30 @@ pub(crate) fn publication(store: &Store, key: &Key, cancel: &Cancel) -> Result<O
 impl Waiting {
     /// Waits until the other has finished or let go, or has shown no progress for `patience`.
     pub(crate) fn join(self, store: &Store, cancel: &Cancel, patience: Duration) -> Result<WaitEnd> {
+        let span = trace::stage!("wait", key = self.key(), owner = self.owner(), stalled);
+        trace::within(span, |span| {
+            let end = self.wait(store, cancel, patience)?;
+            span.record("stalled", end == WaitEnd::Stalled);
+            Ok(end)
+        })
+    }
+
+    /// The working place that is waited for; a blob's carries its digest, a layer's its blob's or its DiffID.
+    fn key(&self) -> String {
+        match self {
+            Waiting::Thread(ticket) => ticket.key().place(),
+            Waiting::Process { place, .. } => place.clone(),
+        }
+    }
+
+    fn owner(&self) -> &'static str {
+        match self {
+            Waiting::Thread(_) => "thread",
+            Waiting::Process { .. } => "process",
+        }
+    }
+
+    fn wait(self, store: &Store, cancel: &Cancel, patience: Duration) -> Result<WaitEnd> {
         match self {
             Waiting::Thread(ticket) => {
                 let started = Instant::now();

@@ -12,6 +12,7 @@ use crate::oci::{DiffId, Digest};
 use crate::parallel::{Budget, Cancel, Pool};
 use crate::progress::{Event, Progress};
 use crate::store::{Lease, Store};
+use crate::trace;
 use std::sync::Mutex;
 
 /// One import in progress.
@@ -89,7 +90,15 @@ impl Context<'_> {
             if self.has_blob(&digest, Some(size_bytes))? {
                 return Ok(Committed::Existing(digest, size_bytes));
             }
-            match self.claims.blob(self.store, &digest)? {
+            let span =
+                trace::stage!("claim", kind = "blob", digest = trace::display(digest), role, waited_us);
+            let claimed = trace::within(span, |span| {
+                let claimed = self.claims.blob(self.store, &digest)?;
+                let mine = matches!(claimed, Claimed::Mine(_));
+                span.record("role", if mine { "owner" } else { "follower" });
+                Ok(claimed)
+            })?;
+            match claimed {
                 Claimed::Mine(claim) => return self.write_document(bytes, &digest, claim),
                 Claimed::Taken(other) => {
                     let patience = self.options.patience;
@@ -104,6 +113,25 @@ impl Context<'_> {
     }
 
     fn write_document(&self, bytes: &[u8], digest: &Digest, claim: BlobClaim) -> Result<Committed> {
+        let (shown, size) = (trace::display(digest), bytes.len());
+        let span = trace::stage!(
+            "ingest",
+            kind = "document",
+            digest = shown,
+            bytes = size,
+            existing,
+            codec = "none",
+            read_us,
+            write_us
+        );
+        trace::within(span, |span| {
+            let committed = self.write_claimed(bytes, digest, claim)?;
+            span.record("existing", matches!(committed, Committed::Existing(..)));
+            Ok(committed)
+        })
+    }
+
+    fn write_claimed(&self, bytes: &[u8], digest: &Digest, claim: BlobClaim) -> Result<Committed> {
         let BlobClaim { mut ingest, guard } = claim;
         // Someone may have finished between the look and the claim.
         if self.has_blob(digest, Some(bytes.len() as u64))? {

@@ -21,8 +21,10 @@ use crate::parallel::{Budget, Cancel, Pool};
 use crate::progress::{Event, Outcome, Progress};
 use crate::snapshot::Committed as LayerCommitted;
 use crate::store::Store;
+use crate::trace::{self, TraceId};
 use std::collections::HashSet;
 use std::time::Instant;
+use tracing::Span;
 
 /// What an import runs with besides its options.
 pub struct Resources<'a> {
@@ -51,16 +53,26 @@ pub fn import(
 ) -> Result<ImportReport> {
     let started = Instant::now();
     let name = input.name();
+    let trace_id = options.trace_id.unwrap_or_else(TraceId::fresh);
     let audit = Audit::new(progress, options.audit);
-    let run = || {
-        let source = archive::open(input, &options.limits, resources.budget)?;
-        audit.event(&Event::ImportStarted { archive: name.clone(), size_bytes: source.size_bytes() });
+    let run = |span: &Span| {
+        let source = open(input, options, resources)?;
+        let size_bytes = source.size_bytes();
+        span.record("size_bytes", size_bytes);
+        audit.event(&Event::ImportStarted { archive: name.clone(), size_bytes, trace_id });
         let import = Import::start(store, resources, options, &audit, cancel)?;
-        import.run(source, started)
+        import.run(source, trace_id, started)
     };
-    let report = run().doing(|| format!("cannot import {name}"));
+    let threads = resources.threads as u64;
+    let (shown, id) = (trace::display(&name), trace::display(trace_id));
+    let span = trace::verb!("import", trace_id = id, archive = shown, threads = threads, size_bytes, images);
+    let report = trace::within(span, |span| {
+        let report = run(span)?;
+        span.record("images", report.images.len());
+        Ok(report)
+    });
     progress.event(&Event::ImportFinished);
-    report
+    report.doing(|| format!("cannot import {name}")).map_err(|error| error.with_trace_id(trace_id))
 }
 
 /// What an import would do. A stream is read to its end for it.
@@ -79,6 +91,14 @@ pub fn plan_import(
         Import::start(store, resources, options, &audit, cancel)?.preview(source)
     };
     run().doing(|| format!("cannot plan the import of {name}"))
+}
+
+fn open(input: Input, options: &ImportOptions, resources: &Resources<'_>) -> Result<Source> {
+    trace::within(trace::stage!("open", stream), |span| {
+        let source = archive::open(input, &options.limits, resources.budget)?;
+        span.record("stream", matches!(source, Source::Stream(_)));
+        Ok(source)
+    })
 }
 
 struct Import<'a> {
@@ -109,7 +129,7 @@ impl<'a> Import<'a> {
             budget: resources.budget,
             pool: resources.pool,
             threads: resources.threads.max(1),
-            lease: store.lease_cancellable(cancel)?,
+            lease: trace::within(trace::stage!("lease"), |_| store.lease_cancellable(cancel))?,
             apply,
             clock: StageClock::default(),
             touched: Default::default(),
@@ -117,12 +137,14 @@ impl<'a> Import<'a> {
         Ok(Import { context, filesystem: store.sync_handle()? })
     }
 
-    fn run(self, source: Source, started: Instant) -> Result<ImportReport> {
+    fn run(self, source: Source, trace_id: TraceId, started: Instant) -> Result<ImportReport> {
         let mut plan = match source {
             Source::Seekable(archive) => {
-                let found = archive::find_images(&archive, &self.context.options.limits)?;
-                let mut describe = |layer: &FoundLayer| describe_seekable(&self.context, &archive, layer);
-                let mut plan = plan(&self.context, found, &mut describe)?;
+                let mut plan = planning(|| {
+                    let found = archive::find_images(&archive, &self.context.options.limits)?;
+                    let mut describe = |layer: &FoundLayer| describe_seekable(&self.context, &archive, layer);
+                    plan(&self.context, found, &mut describe)
+                })?;
                 self.announce(&plan);
                 settle(&self.context, Some(&archive), &mut plan.layers)?;
                 if self.context.options.verify_source {
@@ -132,8 +154,10 @@ impl<'a> Import<'a> {
             }
             Source::Stream(mut stream) => {
                 let passed = stream::read(&self.context, &mut stream)?;
-                let found = archive::find_images(&passed.documents, &self.context.options.limits)?;
-                let mut plan = self.plan_passed(found, &passed)?;
+                let mut plan = planning(|| {
+                    let found = archive::find_images(&passed.documents, &self.context.options.limits)?;
+                    self.plan_passed(found, &passed)
+                })?;
                 settle(&self.context, None, &mut plan.layers)?;
                 self.tell_bound(stream.codec(), &plan);
                 plan
@@ -144,7 +168,8 @@ impl<'a> Import<'a> {
         let snapshots = self.commit_chains(&plan)?;
         let sync_ms = self.sync()?;
         let committed = self.publish(&plan)?;
-        self.report(plan, documents, snapshots, committed, sync_ms, started)
+        let report = self.report(plan, documents, snapshots, committed, sync_ms, started)?;
+        Ok(ImportReport { trace_id: Some(trace_id), ..report })
     }
 
     /// Importing again from a compressed archive takes as long as inflating it, which may surprise.
@@ -267,10 +292,13 @@ impl<'a> Import<'a> {
     /// Waits for the disk, unless everything that this import relies on has reached it before.
     fn sync(&self) -> Result<u64> {
         let started = Instant::now();
-        let touched = self.touched();
-        if self.context.options.sync && !self.context.store.metadata().undurable(&touched)?.is_empty() {
-            durable::sync_filesystem(&self.filesystem)?;
-        }
+        trace::within(trace::stage!("sync", needed), |span| {
+            let touched = self.touched();
+            let needed =
+                self.context.options.sync && !self.context.store.metadata().undurable(&touched)?.is_empty();
+            span.record("needed", needed);
+            if needed { durable::sync_filesystem(&self.filesystem) } else { Ok(()) }
+        })?;
         Ok(started.elapsed().as_millis() as u64)
     }
 
@@ -299,9 +327,11 @@ impl<'a> Import<'a> {
             sync: self.context.options.sync,
             ..ImageCommit::default()
         };
-        let committed = self.context.store.metadata().image_put(&commit)?;
-        self.context.store.refresh_index()?;
-        Ok(committed)
+        trace::within(trace::stage!("publish", kind = "images", digest, existing), |_| {
+            let committed = self.context.store.metadata().image_put(&commit)?;
+            self.context.store.refresh_index()?;
+            Ok(committed)
+        })
     }
 
     fn report(
@@ -338,6 +368,14 @@ impl<'a> Import<'a> {
         report.elapsed_ms = started.elapsed().as_millis() as u64;
         Ok(report)
     }
+}
+
+fn planning(make: impl FnOnce() -> Result<Plan>) -> Result<Plan> {
+    trace::within(trace::stage!("plan", images, layers), |span| {
+        let plan = make()?;
+        span.record("images", plan.images.len()).record("layers", plan.layers.len());
+        Ok(plan)
+    })
 }
 
 fn check_passed(passed: &PassedLayer, found: &FoundLayer) -> Result<()> {

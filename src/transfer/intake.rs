@@ -1,5 +1,6 @@
 //! The first stage of a blob's way: each chunk is read once, and while it is in cache it is hashed, written and handed on.
 
+use super::stages::Upstream;
 use crate::content::{BlobIngest, HEAD_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::digesting::Digester;
@@ -84,6 +85,11 @@ impl<'a> Intake<'a> {
         }
     }
 
+    /// Time spent on reading, hashing and writing so far.
+    pub(crate) fn busy(&self) -> Duration {
+        self.read_time + self.sink_time
+    }
+
     /// Bytes read so far.
     pub(crate) fn bytes_read(&self) -> u64 {
         self.offset
@@ -164,3 +170,9 @@ impl BufRead for Intake<'_> {
 }
 
 impl TarInput for Intake<'_> {}
+
+impl Upstream for Intake<'_> {
+    fn upstream_time(&self) -> Duration {
+        self.busy()
+    }
+}

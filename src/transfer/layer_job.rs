@@ -4,18 +4,19 @@
 //! computed name and recording, is the business of [`super::publish`].
 
 use super::intake::{Intake, Sink};
-use super::stages::{Unpacked, side_by_side};
+use super::stages::{Unpacked, Upstream, ahead, inflate_span, micros, side_by_side};
 use crate::error::{Error, Result};
 use crate::io::codec::{Codec, decoder};
 use crate::io::digesting::Digester;
-use crate::io::tar::TarInput;
 use crate::layer::{Applied, ApplyOptions, apply};
 use crate::oci::{DiffId, Digest};
 use crate::parallel::{Budget, Cancel};
 use crate::snapshot::TreeIngest;
+use crate::trace;
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tracing::Span;
 
 /// How far a layer is unpacked.
 pub(crate) enum Unpack<'s> {
@@ -117,6 +118,7 @@ pub(crate) fn run<'s>(job: LayerJob<'s>, work: &LayerWork<'_>) -> Result<LayerDo
     intake.drain()?;
     StageClock::add(&work.clock.read, intake.read_time);
     StageClock::add(&work.clock.hash, intake.sink_time);
+    Span::current().record("read_us", micros(intake.read_time)).record("write_us", micros(intake.sink_time));
     let size_bytes = intake.bytes_read();
     let (digest, head) = match &intake.sink {
         Sink::Write(ingest) => (ingest.digest(), ingest.head()),
@@ -153,43 +155,67 @@ fn unpack_layer<'s>(
         Sink::Write(ingest) => ingest.is_sha256(),
         Sink::Hash(digester, _) => matches!(digester, Digester::Sha256(_)),
     };
-    let consume = |input: &mut dyn TarInput| extract(input, unpack, work);
     if codec == Codec::None && sha256 {
         let tree = match side {
-            false => consume(intake)?,
-            true => super::stages::ahead(&mut *intake, |piped| consume(piped))?,
+            false => extract(intake, unpack, work)?,
+            true => ahead(&mut *intake, |piped| extract(piped, unpack, work))?,
         };
         return Ok(PartUnpacked { diff_id: None, bytes: None, tree });
     }
     if side {
-        let (tree, digest, bytes) = super::stages::ahead(&mut *intake, |compressed| {
+        let done = ahead(&mut *intake, |compressed| {
             let stream = decoder(codec, compressed, work.budget, work.cancel)?;
-            side_by_side(stream, |piped| consume(piped))
+            side_by_side(stream, codec, |piped| extract(piped, unpack, work))
         })?;
-        return Ok(PartUnpacked { diff_id: Some(DiffId(digest)), bytes: Some(bytes), tree });
+        StageClock::add(&work.clock.inflate, done.inflate_time);
+        StageClock::add(&work.clock.hash, done.hash_time);
+        return Ok(PartUnpacked {
+            diff_id: Some(DiffId(done.digest)),
+            bytes: Some(done.bytes),
+            tree: done.value,
+        });
     }
-    let stream = decoder(codec, &mut *intake, work.budget, work.cancel)?;
-    let mut stream = Unpacked::new(stream);
-    let started = Instant::now();
-    let tree = consume(&mut stream)?;
+    trace::within(inflate_span(codec), |span| inflate(intake, codec, unpack, work, span))
+}
+
+/// Inflates, hashes and extracts on one thread.
+fn inflate<'s>(
+    intake: &mut Intake<'_>,
+    codec: Codec,
+    unpack: Unpack<'s>,
+    work: &LayerWork<'_>,
+    span: &Span,
+) -> Result<PartUnpacked<'s>> {
+    let before = intake.busy();
+    let mut stream = Unpacked::new(decoder(codec, &mut *intake, work.budget, work.cancel)?);
+    let tree = extract(&mut stream, unpack, work)?;
     stream.drain()?;
-    let apply_time = started.elapsed().saturating_sub(stream.inflate_time + stream.hash_time);
-    StageClock::add(&work.clock.apply, apply_time);
-    StageClock::add(&work.clock.inflate, stream.inflate_time);
-    StageClock::add(&work.clock.hash, stream.hash_time);
+    let (hash_time, with_intake) = (stream.hash_time, stream.inflate_time);
     let (digest, bytes) = stream.finish();
+    // Reading the compressed bytes happens inside, on this thread, and is counted there.
+    let inflate_time = with_intake.saturating_sub(intake.busy() - before);
+    StageClock::add(&work.clock.inflate, inflate_time);
+    StageClock::add(&work.clock.hash, hash_time);
+    span.record("bytes", bytes).record("busy_us", micros(inflate_time)).record("hash_us", micros(hash_time));
     Ok(PartUnpacked { diff_id: Some(DiffId(digest)), bytes: Some(bytes), tree })
 }
 
 /// Extracts the tree, if one is wanted. What lies after the tar's end is left to the caller.
 fn extract<'s>(
-    input: &mut dyn TarInput,
+    input: &mut impl Upstream,
     unpack: Unpack<'s>,
     work: &LayerWork<'_>,
 ) -> Result<Option<(TreeIngest<'s>, Applied)>> {
     let Unpack::Extract(tree) = unpack else { return Ok(None) };
-    let (applied, _) = apply(input, tree.fs(), work.apply, work.cancel, &mut |_| {})?;
-    Ok(Some((tree, applied)))
+    trace::within(trace::stage!("apply", entries, bytes, busy_us), |span| {
+        let (started, before) = (Instant::now(), input.upstream_time());
+        let (applied, _) = apply(&mut *input, tree.fs(), work.apply, work.cancel, &mut |_| {})?;
+        let busy = started.elapsed().saturating_sub(input.upstream_time() - before);
+        StageClock::add(&work.clock.apply, busy);
+        span.record("entries", applied.record.entries).record("bytes", applied.record.bytes);
+        span.record("busy_us", micros(busy));
+        Ok(Some((tree, applied)))
+    })
 }
 
 /// Refuses a layer whose uncompressed stream has another digest than its configuration says.

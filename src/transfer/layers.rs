@@ -17,8 +17,10 @@ use crate::oci::{Algorithm, DiffId, Digest};
 use crate::parallel::Lanes;
 use crate::progress::{Event, Outcome, Stage};
 use crate::snapshot::Committed as TreeCommitted;
+use crate::trace;
 use std::io::Read;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tracing::Span;
 
 /// A layer, and what is known and has been done about it.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +41,8 @@ pub(crate) struct Layer {
     pub(crate) tree: Option<Outcome>,
     /// The store has a blob that begins like this one: its digest is computed before anything is written.
     pub(crate) compare_first: bool,
-    pub(crate) waited: bool,
+    /// How long others' work on it was waited for.
+    pub(crate) waited: Option<Duration>,
     pub(crate) stalled: bool,
 }
 
@@ -54,7 +57,7 @@ impl Layer {
     }
 
     fn there(&self) -> Outcome {
-        if self.waited { Outcome::Shared } else { Outcome::Existing }
+        if self.waited.is_some() { Outcome::Shared } else { Outcome::Existing }
     }
 
     fn is_settled(&self) -> bool {
@@ -113,7 +116,7 @@ fn join(context: &Context<'_>, layer: &mut Layer, other: Waiting) -> Result<()> 
     let duration = started.elapsed();
     context.clock.waited(duration);
     context.event(Event::Waited { key: layer.key(), duration });
-    layer.waited = true;
+    layer.waited = Some(layer.waited.unwrap_or_default() + duration);
     if end == WaitEnd::Stalled {
         layer.stalled = true;
         context.notice(format!(
@@ -145,11 +148,29 @@ fn claim<'s>(
         let owned = Owned { index, sink, unpack: Unpack::No, blob_guard: None, tree_guard: None };
         return Ok(Step { owned: Some(owned), waiting: None });
     }
-    let (blob, waiting) = claim_blob(context, layer)?;
+    let (blob, waiting) = match layer.blob {
+        Some(_) => (None, None),
+        None => claiming("blob", layer, |layer| {
+            let (blob, waiting) = claim_blob(context, layer)?;
+            let role = role(blob.is_some(), waiting.is_some(), layer.blob.is_some());
+            Ok(((blob, waiting), role))
+        })?,
+    };
     if waiting.is_some() {
         return Ok(Step { owned: None, waiting });
     }
-    let (tree, waiting) = claim_tree(context, layer)?;
+    let (tree, waiting) = match layer.tree {
+        Some(_) => NOTHING_TO_EXTRACT,
+        None if !context.options.unpack => {
+            layer.tree = Some(Outcome::None);
+            NOTHING_TO_EXTRACT
+        }
+        None => claiming("tree", layer, |layer| {
+            let (tree, waiting) = claim_tree(context, layer)?;
+            let role = role(matches!(tree.0, Unpack::Extract(_)), waiting.is_some(), true);
+            Ok(((tree, waiting), role))
+        })?,
+    };
     if layer.blob.is_none() && blob.is_none() {
         layer.blob = Some(Outcome::None);
     }
@@ -169,6 +190,33 @@ fn claim<'s>(
     Ok(Step { owned: Some(owned), waiting })
 }
 
+/// Makes a claim inside its span.
+fn claiming<T>(
+    kind: &'static str,
+    layer: &mut Layer,
+    claim: impl FnOnce(&mut Layer) -> Result<(T, &'static str)>,
+) -> Result<T> {
+    let waited_us = layer.waited.unwrap_or_default().as_micros() as u64;
+    let span = trace::stage!("claim", kind = kind, digest, role, waited_us = waited_us);
+    trace::within(span, |span| {
+        let (claimed, role) = claim(layer)?;
+        let tree = layer.diff_id.or(layer.claimed_diff_id).filter(|_| kind == "tree");
+        span.record("digest", tree.map(|diff_id| diff_id.0).or(layer.digest).map(trace::display));
+        span.record("role", role);
+        Ok(claimed)
+    })
+}
+
+/// What a claim made of whoever asked for it.
+pub(crate) fn role(owner: bool, follower: bool, existing: bool) -> &'static str {
+    match (owner, follower, existing) {
+        (true, ..) => "owner",
+        (_, true, _) => "follower",
+        (.., true) => "existing",
+        _ => "none",
+    }
+}
+
 /// A blob that is neither in the archive nor in the store.
 fn require_bytes(context: &Context<'_>, layer: &Layer, write: bool) -> Result<()> {
     let present = match &layer.digest {
@@ -186,9 +234,6 @@ fn require_bytes(context: &Context<'_>, layer: &Layer, write: bool) -> Result<()
 type BlobToWrite = (BlobIngest, Option<Guard>);
 
 fn claim_blob(context: &Context<'_>, layer: &mut Layer) -> Result<(Option<BlobToWrite>, Option<Waiting>)> {
-    if layer.blob.is_some() {
-        return Ok((None, None));
-    }
     let content = context.store.content();
     let Some(digest) = layer.digest else {
         let wanted = !context.options.discard_blobs;
@@ -222,15 +267,10 @@ fn claim_blob(context: &Context<'_>, layer: &mut Layer) -> Result<(Option<BlobTo
 
 type TreeToExtract<'s> = (Unpack<'s>, Option<Guard>);
 
+const NOTHING_TO_EXTRACT: (TreeToExtract<'static>, Option<Waiting>) = ((Unpack::No, None), None);
+
 fn claim_tree<'s>(context: &Context<'s>, layer: &mut Layer) -> Result<(TreeToExtract<'s>, Option<Waiting>)> {
     const NOTHING: TreeToExtract<'static> = (Unpack::No, None);
-    if layer.tree.is_some() {
-        return Ok((NOTHING, None));
-    }
-    if !context.options.unpack {
-        layer.tree = Some(Outcome::None);
-        return Ok((NOTHING, None));
-    }
     if let Some(tree) = tree_there(context, layer)? {
         return Ok(((tree, None), None));
     }
@@ -315,8 +355,13 @@ fn work_off<'s>(
         // A layer that is most of the work would keep one core busy and leave the others idle.
         let side_by_side = context.threads > 1 && size(&work) * context.threads as u64 > total;
         let source = source(context, archive, layer, &work.sink)?;
-        let bring = || bring(context, layer, work, source, side_by_side, &cancel);
-        bring().doing(|| format!("cannot import layer {}", layer.key())).map(|layer| (index, layer))
+        let bring = |span: &Span| {
+            let layer = bring(context, layer, work, source, side_by_side, &cancel)?;
+            record_ingest(span, &layer);
+            Ok(layer)
+        };
+        let brought = trace::within(ingest_span(layer), bring);
+        brought.doing(|| format!("cannot import layer {}", layer.key())).map(|layer| (index, layer))
     };
     let feed = |lanes: &Lanes<'_, Owned<'s>>| owned.into_iter().try_for_each(|work| lanes.send(work));
     let start = crate::layer::use_private_umask;
@@ -325,6 +370,20 @@ fn work_off<'s>(
         layers[index] = layer;
     }
     Ok(())
+}
+
+/// The way of one layer through a lane.
+pub(crate) fn ingest_span(layer: &Layer) -> Span {
+    let span = trace::stage!("ingest", kind = "layer", digest, bytes, existing, codec, read_us, write_us);
+    span.record("digest", layer.digest.map(trace::display)).record("bytes", layer.size_bytes);
+    span
+}
+
+/// What is known of it at its end.
+pub(crate) fn record_ingest(span: &Span, layer: &Layer) {
+    span.record("digest", layer.digest.map(trace::display)).record("bytes", layer.size_bytes);
+    span.record("existing", matches!(layer.blob, Some(Outcome::Existing | Outcome::Shared)));
+    span.record("codec", layer.codec.map(|codec| codec.name()));
 }
 
 fn source<'a>(
@@ -423,7 +482,13 @@ fn publish_blob(
                 false => publication(context.store, &Key::Blob(done.digest), context.cancel)?,
             };
             let alone = claimed || place.is_some();
-            layer.blob = Some(match commit_blob(context, layer, ingest, (done.digest, done.head), alone)? {
+            let span = publish_span("blob", &done.digest);
+            let committed = trace::within(span, |span| {
+                let committed = commit_blob(context, layer, ingest, (done.digest, done.head), alone)?;
+                span.record("existing", matches!(committed, Committed::Existing(..)));
+                Ok(committed)
+            })?;
+            layer.blob = Some(match committed {
                 Committed::New(..) => Outcome::New,
                 Committed::Existing(..) => layer.there(),
             });
@@ -436,6 +501,10 @@ fn publish_blob(
     layer.size_bytes = Some(done.size_bytes);
     layer.codec = Some(done.codec);
     Ok(())
+}
+
+fn publish_span(kind: &'static str, digest: &Digest) -> Span {
+    trace::stage!("publish", kind = kind, digest = trace::display(digest), existing)
 }
 
 fn commit_blob(
@@ -506,8 +575,12 @@ fn publish_tree(
     // The record first: publishing lets go of the lock, and who waits for it must find both. A record without its tree,
     // after a crash in between, counts for nothing.
     let row = TreeRow { diff_id, bytes: record.bytes, inodes: record.inodes, durable: false };
-    metadata.tree_put(&row)?;
-    let published = ingest.publish(&record)?;
+    let published = trace::within(publish_span("tree", &diff_id.0), |span| {
+        metadata.tree_put(&row)?;
+        let published = ingest.publish(&record)?;
+        span.record("existing", published == TreeCommitted::Existing);
+        Ok(published)
+    })?;
     // Empty; a leftover would be swept by gc.
     place.map(|place| place.remove()).transpose()?;
     layer.unpacked_bytes = record.bytes;

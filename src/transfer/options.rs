@@ -2,6 +2,7 @@
 
 use crate::limits::Limits;
 use crate::oci::{PlatformChoice, Reference};
+use crate::trace::TraceId;
 use std::time::Duration;
 
 /// What an import is asked to do. The default imports the host's platform, unpacks it and syncs it.
@@ -29,6 +30,8 @@ pub struct ImportOptions {
     pub limits: Limits,
     /// How long another import that holds a claim may show no progress before its work is taken over.
     pub patience: Duration,
+    /// What joins the spans, log lines, report and error of this run; `None` for one of its own.
+    pub trace_id: Option<TraceId>,
 }
 
 impl Default for ImportOptions {
@@ -45,6 +48,7 @@ impl Default for ImportOptions {
             ignore_chown: false,
             limits: Limits::default(),
             patience: Duration::from_secs(30),
+            trace_id: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::oci::{ChainId, DiffId, Digest, Platform};
 use crate::progress::Outcome;
+use crate::trace::TraceId;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -26,6 +27,8 @@ pub struct ImportReport {
     pub peak_rss_bytes: u64,
     /// The memory budget for what is in flight, in bytes.
     pub memory_budget_bytes: u64,
+    /// What joins this report with the spans, log lines and errors of the run.
+    pub trace_id: Option<TraceId>,
     /// Notices worth a line to a person.
     pub notices: Vec<String>,
     /// How often each digest was claimed, written and extracted, if that was asked for.

@@ -3,14 +3,23 @@
 //! With few layers and many cores the stages of one layer run side by side: inflate here, hash there, extract elsewhere,
 //! joined by a few recycled buffers. With as many layers as cores each layer stays on one core and in its cache.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::io::codec::Codec;
 use crate::io::digesting::Digester;
 use crate::io::tar::TarInput;
 use crate::oci::{Algorithm, Digest};
+use crate::trace;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
+use tracing::Span;
+
+/// An input that tells how long it kept its reader waiting, or worked on the reader's own thread.
+pub(crate) trait Upstream: TarInput {
+    fn upstream_time(&self) -> Duration;
+}
 
 /// The size of an uncompressed chunk.
 pub(crate) const UNPACKED_CHUNK_BYTES: usize = 256 << 10;
@@ -101,6 +110,12 @@ impl<R: Read> BufRead for Unpacked<R> {
 
 impl<R: Read> TarInput for Unpacked<R> {}
 
+impl<R: Read> Upstream for Unpacked<R> {
+    fn upstream_time(&self) -> Duration {
+        self.inflate_time + self.hash_time
+    }
+}
+
 /// A chunk on its way to two readers.
 type Chunk = Arc<Vec<u8>>;
 
@@ -110,9 +125,14 @@ pub(crate) struct Piped {
     current: Chunk,
     position: usize,
     failed: Option<Error>,
+    waited: Duration,
 }
 
 impl Piped {
+    fn new(chunks: Receiver<Result<Chunk>>) -> Self {
+        Piped { chunks, current: Chunk::default(), position: 0, failed: None, waited: Duration::ZERO }
+    }
+
     /// Reads what is left, so that the stages before can finish.
     pub(crate) fn drain(&mut self) -> Result<()> {
         loop {
@@ -139,7 +159,10 @@ impl BufRead for Piped {
         if self.position == self.current.len() {
             self.current = Chunk::default();
             self.position = 0;
-            match self.chunks.recv() {
+            let started = Instant::now();
+            let received = self.chunks.recv();
+            self.waited += started.elapsed();
+            match received {
                 Ok(Ok(chunk)) => self.current = chunk,
                 Ok(Err(error)) => {
                     self.failed = Some(error.duplicate());
@@ -159,23 +182,43 @@ impl BufRead for Piped {
 
 impl TarInput for Piped {}
 
+impl Upstream for Piped {
+    fn upstream_time(&self) -> Duration {
+        self.waited
+    }
+}
+
+/// What stages on threads of their own found out, and how long they computed; waiting for each other is not in it.
+pub(crate) struct SideBySide<T> {
+    pub(crate) value: T,
+    pub(crate) digest: Digest,
+    pub(crate) bytes: u64,
+    pub(crate) inflate_time: Duration,
+    pub(crate) hash_time: Duration,
+}
+
 /// Runs `inner` on one thread and the hash on another, and `consume` on this one. Gives what `consume` gave and the
 /// digest and size of the whole stream, which is read to its end if `consume` succeeded.
 pub(crate) fn side_by_side<T>(
     inner: impl Read + Send,
+    codec: Codec,
     consume: impl FnOnce(&mut Piped) -> Result<T>,
-) -> Result<(T, Digest, u64)> {
+) -> Result<SideBySide<T>> {
     let (to_extract, chunks) = bounded::<Result<Chunk>>(CHUNKS_BETWEEN);
     let (to_hash, hash_chunks) = bounded::<Chunk>(CHUNKS_BETWEEN);
     std::thread::scope(|scope| {
-        let hashing = scope.spawn(move || hash_all(&hash_chunks));
-        scope.spawn(move || inflate_all(inner, &to_extract, Some(&to_hash)));
-        let mut piped = Piped { chunks, current: Chunk::default(), position: 0, failed: None };
+        let hashing = beside(scope, "hash", move || hash_all(&hash_chunks))?;
+        let inflate = move || inflate_all(inner, codec, &to_extract, &to_hash);
+        let inflating = beside(scope, "inflate", inflate)?;
+        let mut piped = Piped::new(chunks);
         let consumed = consume(&mut piped).and_then(|value| piped.drain().map(|()| value));
         // Lets the inflating thread notice that nobody reads any more.
         drop(piped);
-        let hashed = hashing.join().map_err(|_| Error::new(ErrorKind::Internal, "a hashing thread panicked"));
-        consumed.and_then(|value| hashed.map(|(digest, bytes)| (value, digest, bytes)))
+        let panicked = |_| Error::new(ErrorKind::Internal, "a hashing or inflating thread panicked");
+        let (hashed, inflated) = (hashing.join().map_err(panicked), inflating.join().map_err(panicked));
+        let value = consumed?;
+        let ((digest, bytes, hash_time), inflate_time) = (hashed?, inflated?);
+        Ok(SideBySide { value, digest, bytes, inflate_time, hash_time })
     })
 }
 
@@ -183,25 +226,88 @@ pub(crate) fn side_by_side<T>(
 pub(crate) fn ahead<T>(inner: impl Read + Send, consume: impl FnOnce(&mut Piped) -> Result<T>) -> Result<T> {
     let (to_extract, chunks) = bounded::<Result<Chunk>>(CHUNKS_BETWEEN);
     std::thread::scope(|scope| {
-        scope.spawn(move || inflate_all(inner, &to_extract, None));
-        let mut piped = Piped { chunks, current: Chunk::default(), position: 0, failed: None };
+        beside(scope, "read", move || read_all(inner, &to_extract))?;
+        let mut piped = Piped::new(chunks);
         consume(&mut piped).and_then(|value| piped.drain().map(|()| value))
     })
 }
 
-fn hash_all(chunks: &Receiver<Chunk>) -> (Digest, u64) {
+/// Starts a thread whose spans belong to the one that is open here.
+fn beside<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>> {
+    let parent = Span::current();
+    let named = std::thread::Builder::new().name(name.to_string());
+    let started = named.spawn_scoped(scope, move || {
+        let _inside = parent.entered();
+        work()
+    });
+    started.doing(|| "cannot start a thread")
+}
+
+fn hash_all(chunks: &Receiver<Chunk>) -> (Digest, u64, Duration) {
+    let (span, began) = (trace::stage!("hash", bytes, busy_us), thread_time());
     let mut digester = Digester::new(Algorithm::Sha256);
     let mut bytes = 0;
     for chunk in chunks {
         digester.update(&chunk);
         bytes += chunk.len() as u64;
     }
-    (digester.finish(), bytes)
+    let busy = thread_time() - began;
+    span.record("bytes", bytes).record("busy_us", micros(busy));
+    (digester.finish(), bytes, busy)
+}
+
+/// Inflates on this thread; gives the time that this took without any waiting.
+fn inflate_all(
+    inner: impl Read,
+    codec: Codec,
+    to_extract: &Sender<Result<Chunk>>,
+    to_hash: &Sender<Chunk>,
+) -> Duration {
+    let (span, began) = (inflate_span(codec), thread_time());
+    let (bytes, _) = pass_on(inner, to_extract, Some(to_hash));
+    let busy = thread_time() - began;
+    span.record("bytes", bytes).record("busy_us", micros(busy)).record("hash_us", 0);
+    busy
+}
+
+fn read_all(inner: impl Read, to_extract: &Sender<Result<Chunk>>) {
+    let (span, started) = (read_span(), Instant::now());
+    let (bytes, blocked) = pass_on(inner, to_extract, None);
+    let busy = started.elapsed().saturating_sub(blocked);
+    span.record("bytes", bytes).record("busy_us", micros(busy)).record("blocked_us", micros(blocked));
+}
+
+pub(crate) fn read_span() -> Span {
+    trace::stage!("read", member, bytes, busy_us, blocked_us)
+}
+
+pub(crate) fn inflate_span(codec: Codec) -> Span {
+    trace::stage!("inflate", codec = codec.name(), bytes, busy_us, hash_us)
+}
+
+pub(crate) fn micros(time: Duration) -> u64 {
+    time.as_micros() as u64
+}
+
+/// What this thread has computed so far; time in which it slept is not in it.
+fn thread_time() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 /// Sends chunks to both readers until the stream ends, fails, or nobody extracts any more. Buffers come back by being
-/// the last reference: this thread keeps one to each chunk that is out.
-fn inflate_all(mut inner: impl Read, to_extract: &Sender<Result<Chunk>>, to_hash: Option<&Sender<Chunk>>) {
+/// the last reference: this thread keeps one to each chunk that is out. Gives how many bytes passed, and how long the
+/// readers made this thread wait.
+fn pass_on(
+    mut inner: impl Read,
+    to_extract: &Sender<Result<Chunk>>,
+    to_hash: Option<&Sender<Chunk>>,
+) -> (u64, Duration) {
+    let (mut bytes, mut blocked) = (0, Duration::ZERO);
     let mut out: std::collections::VecDeque<Chunk> = std::collections::VecDeque::new();
     loop {
         let oldest = if out.len() > CHUNKS_BETWEEN { out.pop_front() } else { None };
@@ -209,19 +315,22 @@ fn inflate_all(mut inner: impl Read, to_extract: &Sender<Result<Chunk>>, to_hash
         let buffer = Arc::make_mut(&mut chunk);
         buffer.resize(UNPACKED_CHUNK_BYTES, 0);
         match read_full(&mut inner, buffer) {
-            Ok(0) => return,
+            Ok(0) => return (bytes, blocked),
             Ok(filled) => buffer.truncate(filled),
             Err(error) => {
                 // Nobody listening means that the other side has failed already.
                 let _ = to_extract.send(Err(error.into()));
-                return;
+                return (bytes, blocked);
             }
         }
+        bytes += chunk.len() as u64;
+        let started = Instant::now();
         if to_hash.is_some_and(|to_hash| to_hash.send(Arc::clone(&chunk)).is_err())
             || to_extract.send(Ok(Arc::clone(&chunk))).is_err()
         {
-            return;
+            return (bytes, blocked);
         }
+        blocked += started.elapsed();
         out.push_back(chunk);
     }
 }
@@ -234,18 +343,18 @@ mod tests {
     fn side_by_side_gives_what_one_thread_gives() {
         let bytes: Vec<u8> = (0..3_000_000u32).map(|i| (i / 7) as u8).collect();
         let mut copy = Vec::new();
-        let (count, digest, size) =
-            side_by_side(&bytes[..], |piped| Ok(piped.read_to_end(&mut copy)?)).expect("reads");
-        assert_eq!((count, size), (bytes.len(), bytes.len() as u64));
+        let done =
+            side_by_side(&bytes[..], Codec::None, |piped| Ok(piped.read_to_end(&mut copy)?)).expect("reads");
+        assert_eq!((done.value, done.bytes), (bytes.len(), bytes.len() as u64));
         assert!(copy == bytes);
-        assert_eq!(digest, Digest::of(&bytes));
+        assert_eq!(done.digest, Digest::of(&bytes));
     }
 
     #[test]
     fn a_consumer_that_fails_early_stops_the_others() {
         let endless = io::repeat(1);
-        let result = side_by_side(endless, |_| Err::<(), _>(Error::malformed("no tar")));
-        assert_eq!(result.expect_err("refused").to_string(), "no tar");
+        let result = side_by_side(endless, Codec::None, |_| Err::<(), _>(Error::malformed("no tar")));
+        assert_eq!(result.map(drop).expect_err("refused").to_string(), "no tar");
     }
 
     #[test]
@@ -256,7 +365,7 @@ mod tests {
                 Err(Error::new(ErrorKind::Truncated, "gone").into_io())
             }
         }
-        let result = side_by_side(Broken, |piped| Ok(piped.read_to_end(&mut Vec::new())?));
-        assert_eq!(result.expect_err("broken").kind(), ErrorKind::Truncated);
+        let result = side_by_side(Broken, Codec::None, |piped| Ok(piped.read_to_end(&mut Vec::new())?));
+        assert_eq!(result.map(drop).expect_err("broken").kind(), ErrorKind::Truncated);
     }
 }

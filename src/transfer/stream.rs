@@ -10,7 +10,8 @@ use super::claims::{BlobClaim, Claimed, Guard, WaitEnd};
 use super::context::Context;
 use super::intake::{CHUNK_BYTES, Sink};
 use super::layer_job::{LayerJob, LayerWork, Unpack, run};
-use super::layers::{Layer, publish};
+use super::layers::{Layer, ingest_span, publish, record_ingest};
+use super::stages::{micros, read_span};
 use crate::archive::{KeptDocuments, MemberKind, MemberName, Stream, StreamMember};
 use crate::content::{Blob, HEAD_BYTES, IngestRef};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -19,10 +20,12 @@ use crate::metadata::Resource;
 use crate::oci::{Algorithm, Digest};
 use crate::parallel::{Cancel, Lanes};
 use crate::progress::{Event, Outcome, Stage};
+use crate::trace;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use std::collections::HashMap;
 use std::io::{self, BufRead, Read};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tracing::Span;
 
 /// What is known of a stream's members once it has passed.
 pub(crate) struct Passed {
@@ -125,13 +128,31 @@ fn feed<'s>(
         if announced_digest(&name).is_none() && !may_be_layer(&mut member)? {
             continue;
         }
-        let fed =
-            feed_member(context, &mut member, lanes, cancel).doing(|| format!("cannot import {name}"))?;
+        let fed = reading(&mut member, |member| feed_member(context, member, lanes, cancel));
+        let fed = fed.doing(|| format!("cannot import {name}"))?;
         if let Some(layer) = fed {
             passed.insert(name, PassedLayer { layer, unpack_error: None, contradicted: false });
         }
     }
     Ok(passed)
+}
+
+/// Takes in a member inside its span; one that is passed over is read to its end there, so that the span covers it.
+fn reading(
+    member: &mut StreamMember<'_>,
+    feed: impl FnOnce(&mut StreamMember<'_>) -> Result<Option<Layer>>,
+) -> Result<Option<Layer>> {
+    let span = read_span();
+    span.record("member", trace::display(member.name())).record("bytes", member.size_bytes());
+    trace::within(span, |span| {
+        let started = Instant::now();
+        let fed = feed(member)?;
+        if fed.is_some() {
+            io::copy(member, &mut io::sink())?;
+            span.record("busy_us", micros(started.elapsed()));
+        }
+        Ok(fed)
+    })
 }
 
 /// Whether a member is kept as a document: small, and JSON by its first byte. No layer begins like that: tar members
@@ -189,7 +210,7 @@ fn feed_member<'s>(
     let base = Layer { digest: announced, size_bytes: Some(size_bytes), ..Layer::default() };
     context.event(Event::BlobStarted { key: member.name().to_string(), size_bytes, layer: true });
     let claim = match announced {
-        Some(digest) => match claim(context, member.name(), &digest, size_bytes)? {
+        Some(digest) => match claiming(context, member.name(), &digest, size_bytes)? {
             Found::Here(outcome) => return Ok(Some(pass_over(context, member, base, outcome)?)),
             Found::Owned(claim) => *claim,
         },
@@ -223,6 +244,22 @@ struct Ownership {
 enum Found {
     Here(Outcome),
     Owned(Box<Ownership>),
+}
+
+fn claiming(context: &Context<'_>, name: &MemberName, digest: &Digest, size_bytes: u64) -> Result<Found> {
+    let span = trace::stage!("claim", kind = "blob", digest = trace::display(digest), role, waited_us);
+    trace::within(span, |span| {
+        let started = Instant::now();
+        let found = claim(context, name, digest, size_bytes)?;
+        let role = match &found {
+            Found::Owned(_) => "owner",
+            Found::Here(Outcome::Shared) => "follower",
+            Found::Here(_) => "existing",
+        };
+        let waited_us = if role == "follower" { micros(started.elapsed()) } else { 0 };
+        span.record("role", role).record("waited_us", waited_us);
+        Ok(found)
+    })
 }
 
 /// Claims a blob, waiting for others who are at it. Our own lanes go on meanwhile: they have all their bytes.
@@ -375,7 +412,11 @@ fn dispatch<'s>(
         tree_guard,
         stalled: claim.stalled,
     })?;
-    pump(member, &sender, &recycled, cancel)
+    let started = Instant::now();
+    let blocked = pump(member, &sender, &recycled, cancel)?;
+    let busy = started.elapsed().saturating_sub(blocked);
+    Span::current().record("busy_us", micros(busy)).record("blocked_us", micros(blocked));
+    Ok(())
 }
 
 /// Claims the tree of a member that may be a layer. Not getting it is fine: the layer is looked at again at the end.
@@ -394,10 +435,16 @@ fn speculate<'s>(
                 return Ok((Unpack::No, None));
             }
         }
-        return match context.claims.tree(context.store, Some(&digest), None)? {
-            Claimed::Mine(claim) => Ok((Unpack::Extract(claim.ingest), Some(claim.guard))),
-            Claimed::Taken(_) => Ok((Unpack::No, None)),
-        };
+        let span =
+            trace::stage!("claim", kind = "tree", digest = trace::display(digest), role, waited_us = 0);
+        return trace::within(span, |span| {
+            let claimed = context.claims.tree(context.store, Some(&digest), None)?;
+            span.record("role", if matches!(claimed, Claimed::Mine(_)) { "owner" } else { "follower" });
+            Ok(match claimed {
+                Claimed::Mine(claim) => (Unpack::Extract(claim.ingest), Some(claim.guard)),
+                Claimed::Taken(_) => (Unpack::No, None),
+            })
+        });
     }
     let place = format!("tree-{}", crate::io::durable::unique_name());
     let ingest = context.store.trees().try_begin(&place)?;
@@ -405,19 +452,20 @@ fn speculate<'s>(
 }
 
 /// Reads the member to its end. An error of the archive goes to the lane as well, so that it does not take the end of
-/// its chunks for the end of the member.
+/// its chunks for the end of the member. Gives how long the lane made the stream wait.
 fn pump(
     member: &mut StreamMember<'_>,
     lane: &Sender<Result<Vec<u8>>>,
     recycled: &Receiver<Vec<u8>>,
     cancel: &Cancel,
-) -> Result<()> {
+) -> Result<Duration> {
+    let mut blocked = Duration::ZERO;
     loop {
         cancel.check()?;
         let mut chunk = recycled.try_recv().unwrap_or_default();
         chunk.resize(CHUNK_BYTES, 0);
         match super::stages::read_full(member, &mut chunk) {
-            Ok(0) => return Ok(()),
+            Ok(0) => return Ok(blocked),
             Ok(count) => chunk.truncate(count),
             Err(error) => {
                 let error = Error::from(error);
@@ -426,9 +474,11 @@ fn pump(
                 return Err(error);
             }
         }
+        let started = Instant::now();
         if lane.send(Ok(chunk)).is_err() {
             return Err(Error::cancelled());
         }
+        blocked += started.elapsed();
     }
 }
 
@@ -461,6 +511,15 @@ impl Read for ChunkReader {
 }
 
 fn bring(context: &Context<'_>, job: Job<'_>, cancel: &Cancel) -> Result<(MemberName, PassedLayer)> {
+    let announced = Layer { digest: job.digest, size_bytes: Some(job.size_bytes), ..Layer::default() };
+    trace::within(ingest_span(&announced), |span| {
+        let (name, passed) = bring_member(context, job, cancel)?;
+        record_ingest(span, &passed.layer);
+        Ok((name, passed))
+    })
+}
+
+fn bring_member(context: &Context<'_>, job: Job<'_>, cancel: &Cancel) -> Result<(MemberName, PassedLayer)> {
     let Job { name, size_bytes, digest, source, sink, unpack, blob_guard, tree_guard, stalled } = job;
     let key = name.to_string();
     let stage = if matches!(unpack, Unpack::No) { Stage::Ingesting } else { Stage::Unpacking };

@@ -8,17 +8,23 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::digesting::Digester;
 use crate::oci::Digest;
 use crate::progress::Outcome;
+use crate::trace;
 use rayon::prelude::*;
 use std::io::Read;
+use tracing::Span;
 
 /// Checks the members of layers that were not read by this import, several at once.
 pub(crate) fn verify_members(context: &Context<'_>, archive: &Seekable, layers: &[Layer]) -> Result<()> {
     let unread = |layer: &&Layer| layer.blob != Some(Outcome::New);
     let members: Vec<_> =
         layers.iter().filter(unread).filter_map(|layer| layer.member.as_ref().zip(layer.digest)).collect();
+    let parent = Span::current();
     context.pool.install(|| {
         members.par_iter().try_for_each(|(member, digest)| {
-            verify(context, archive, member, digest).doing(|| format!("cannot verify {member}"))
+            let _inside = parent.enter();
+            let span = trace::stage!("verify", digest = trace::display(digest));
+            trace::within(span, |_| verify(context, archive, member, digest))
+                .doing(|| format!("cannot verify {member}"))
         })
     })
 }

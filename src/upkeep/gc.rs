@@ -13,6 +13,7 @@ use crate::metadata::{ImageRow, SnapshotKind};
 use crate::oci::{DiffId, Digest};
 use crate::parallel::Cancel;
 use crate::store::Store;
+use crate::trace;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs;
 use rustix::io::Errno;
@@ -73,16 +74,24 @@ struct Plan {
 
 /// Collects. [`crate::ErrorKind::Busy`] while imports run, unless asked to wait.
 pub fn gc(store: &Store, options: &GcOptions) -> Result<GcReport> {
-    collect(store, options).doing(|| "cannot collect garbage")
+    let collected = trace::within(trace::verb!("gc", dry_run = options.dry_run, removed, bytes), |span| {
+        let report = collect(store, options)?;
+        let blobs_and_trees = report.blobs_removed + report.trees_removed;
+        span.record("removed", blobs_and_trees + report.snapshots_removed + report.ingests_removed);
+        span.record("bytes", report.bytes_freed);
+        Ok(report)
+    });
+    collected.doing(|| "cannot collect garbage")
 }
 
 fn collect(store: &Store, options: &GcOptions) -> Result<GcReport> {
+    let mark = || trace::within(trace::stage!("gc.mark"), |_| Plan::make(store, &|_| false));
     if options.dry_run {
-        return Ok(Plan::make(store, &|_| false)?.report());
+        return Ok(mark()?.report());
     }
     store.check_writable()?;
-    let _alone = store.gc_lock_exclusive(options.wait.as_ref())?;
-    Plan::make(store, &|_| false)?.run(store)
+    let _alone = trace::within(trace::stage!("gc.lock"), |_| store.gc_lock_exclusive(options.wait.as_ref()))?;
+    mark()?.run(store)
 }
 
 /// How many bytes the next collection frees once the images `without`, by name or by `sha256:…` target, are gone. An
@@ -210,14 +219,16 @@ impl Plan {
 
     /// Metadata first, then files.
     fn run(mut self, store: &Store) -> Result<GcReport> {
-        let failed = self.forget(store)?;
-        let mut sweep = Sweep { store, report: self.report() };
-        sweep.report.failed.extend(failed);
-        sweep.blobs(&self.blobs);
-        sweep.directories("trees", &self.trees, |report| &mut report.trees_removed)?;
-        sweep.directories("snapshots", &self.snapshot_dirs, |report| &mut report.snapshots_removed)?;
-        sweep.ingests(&self.ingests);
-        Ok(sweep.report)
+        let failed = trace::within(trace::stage!("gc.forget"), |_| self.forget(store))?;
+        trace::within(trace::stage!("gc.sweep"), |_| {
+            let mut sweep = Sweep { store, report: self.report() };
+            sweep.report.failed.extend(failed);
+            sweep.blobs(&self.blobs);
+            sweep.directories("trees", &self.trees, |report| &mut report.trees_removed)?;
+            sweep.directories("snapshots", &self.snapshot_dirs, |report| &mut report.snapshots_removed)?;
+            sweep.ingests(&self.ingests);
+            Ok(sweep.report)
+        })
     }
 
     fn forget(&mut self, store: &Store) -> Result<Vec<GcFailure>> {

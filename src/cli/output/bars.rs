@@ -167,7 +167,7 @@ impl Progress for Bars {
             let _ = self.multi.println(printable(&line));
         }
         match event {
-            Event::ImportStarted { archive, size_bytes } => self.start_import(archive, *size_bytes),
+            Event::ImportStarted { archive, size_bytes, .. } => self.start_import(archive, *size_bytes),
             Event::BlobStarted { key, size_bytes, layer: true } => self.start_layer(key, *size_bytes),
             Event::BlobAdvanced { key, bytes } => self.advance(key, *bytes),
             Event::BlobStage { key, stage } => self.set_stage(key, *stage),
@@ -224,7 +224,11 @@ mod tests {
 
     fn hidden(capacity: usize) -> Bars {
         let bars = Bars::new(ProgressDrawTarget::hidden(), 0, capacity);
-        bars.event(&Event::ImportStarted { archive: "a.tar".to_string(), size_bytes: Some(1000) });
+        bars.event(&Event::ImportStarted {
+            archive: "a.tar".to_string(),
+            size_bytes: Some(1000),
+            trace_id: transload::TraceId::fresh(),
+        });
         bars
     }
 

@@ -20,8 +20,8 @@ impl Progress for JsonLines {
 /// The event as JSON, or nothing for one that is newer than this file.
 fn value(event: &Event) -> Option<Value> {
     Some(match event {
-        Event::ImportStarted { archive, size_bytes } => {
-            json!({"event": "import_started", "archive": archive, "size_bytes": size_bytes})
+        Event::ImportStarted { archive, size_bytes, trace_id } => {
+            json!({"event": "import_started", "archive": archive, "size_bytes": size_bytes, "trace_id": trace_id})
         }
         Event::BlobStarted { key, size_bytes, layer } => {
             json!({"event": "blob_started", "key": key, "size_bytes": size_bytes, "layer": layer})

@@ -32,10 +32,10 @@ impl Progress for Plain {
 pub fn line(event: &Event, verbose: u8) -> Option<String> {
     match event {
         Event::Notice(text) if verbose >= 1 => Some(format!("notice: {text}")),
-        Event::ImportStarted { archive, size_bytes: Some(size) } if verbose >= 1 => {
+        Event::ImportStarted { archive, size_bytes: Some(size), .. } if verbose >= 1 => {
             Some(format!("importing {archive} ({})", format_size(*size)))
         }
-        Event::ImportStarted { archive, size_bytes: None } if verbose >= 1 => {
+        Event::ImportStarted { archive, size_bytes: None, .. } if verbose >= 1 => {
             Some(format!("importing {archive}"))
         }
         Event::BlobFinished { key, outcome } if verbose >= 2 => {
