@@ -190,6 +190,8 @@ fn a_command_inside_an_image_passes_its_exit_code_on_and_leaves_nothing_behind()
 fn interrupted(command: &mut Command, signal: rustix::process::Signal) -> Ran {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("it starts");
+    // Our end of its stdin, else whoever feeds it would wait for ever for a reader once it is gone.
+    command.stdin(Stdio::null());
     std::thread::sleep(Duration::from_millis(400));
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).expect("a signal");
     let deadline = Instant::now() + Duration::from_secs(20);
