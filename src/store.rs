@@ -75,7 +75,7 @@ impl Store {
         let path = std::path::absolute(path)?;
         let root = open_root(&path, options.create && !options.read_only)?;
         let read_only = options.read_only || !filesystem::is_writable(root.as_fd())?;
-        let format = match format::read(root.as_fd())? {
+        let mut format = match format::read(root.as_fd())? {
             Some(format) => format,
             None if read_only => return Err(no_store()),
             None => create(root.as_fd(), options)?,
@@ -89,6 +89,10 @@ impl Store {
         let content = ContentStore::open(root.as_fd())?;
         let mode = if read_only { OpenMode::Read } else { OpenMode::Create };
         let metadata = Arc::new(Metadata::open(&path, mode)?);
+        if !read_only {
+            // The database first: a crash in between is made good by the next opening.
+            format::upgrade(root.as_fd(), &mut format)?;
+        }
         let trees = Trees::open(root.as_fd())?;
         let snapshots = snapshotter(&path, &metadata, &format)?;
         let store = Store { path, root, format, read_only, content, metadata, trees, snapshots };

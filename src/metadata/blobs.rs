@@ -2,7 +2,7 @@
 
 use super::columns::{int, now_ms, parsed, parsed_opt, unsigned};
 use super::connection::Sync;
-use super::{Metadata, Resource};
+use super::{Metadata, Resource, references};
 use crate::error::Result;
 use crate::oci::Digest;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -63,6 +63,7 @@ impl Metadata {
                 transaction
                     .prepare_cached("DELETE FROM label WHERE kind = 'blob' AND key = ?")?
                     .execute([&digest])?;
+                references::forget(transaction, &digest)?;
             }
             Ok(())
         })

@@ -66,7 +66,7 @@ impl Metadata {
         let readers = Mutex::default();
         if mode == OpenMode::Read {
             let (first, immutable) = open_read_only(path)?;
-            schema::check(schema::version(&first)?)?;
+            schema::check_current(schema::version(&first)?)?;
             let readers = Mutex::new(vec![first]);
             return Ok(Metadata { path: path.to_path_buf(), boot, writer: None, readers, immutable });
         }
@@ -150,7 +150,8 @@ fn open_writer(path: &Path, mode: OpenMode) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Turns a new database into a WAL one with our tables. An existing one is only looked at, so opening does not queue.
+/// Turns a new database into a WAL one with our tables and brings an older one up to date. One of our format is only
+/// looked at, so opening does not queue.
 fn prepare(connection: &Connection, lock: &OwnedFd) -> Result<()> {
     let version = schema::version(connection)?;
     schema::check(version)?;
@@ -160,7 +161,7 @@ fn prepare(connection: &Connection, lock: &OwnedFd) -> Result<()> {
     let _turn = Turn::take(lock)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-    schema::create(&transaction)?;
+    schema::migrate(&transaction)?;
     Ok(transaction.commit()?)
 }
 

@@ -6,15 +6,17 @@ use super::blobs::{mark, put as put_blobs};
 use super::columns::{corrupt, int, json, now_ms, parse, parsed, parsed_opt, to_json, unsigned};
 use super::connection::Sync;
 use super::index_view::{generation, next_generation};
+use super::references::{self, DocumentReferences};
 use super::trees::{put_layers, put_trees};
 use super::{BlobRow, LayerRow, Metadata, Resource, TreeRow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{ChainId, Descriptor, DiffId, Digest, Platform};
 use rusqlite::{Connection, Row, params};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// A manifest of an image that is here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestRow {
     /// The manifest's digest.
     pub digest: Digest,
@@ -47,6 +49,13 @@ pub struct ImageRow {
     pub manifests: Vec<ManifestRow>,
 }
 
+impl ImageRow {
+    /// What its labels are kept under: the name, or the target's digest, which no name looks like.
+    pub fn label_key(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.target.digest.to_string())
+    }
+}
+
 /// An image to be made visible.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewImage {
@@ -69,6 +78,8 @@ pub struct ImageCommit {
     pub layers: Vec<LayerRow>,
     /// The trees that were extracted or found.
     pub trees: Vec<TreeRow>,
+    /// What the documents among the blobs name.
+    pub references: Vec<DocumentReferences>,
     /// What else has been synced by now: snapshots, and what others wrote.
     pub durable: Vec<Resource>,
     /// Refuse to take a name from another image.
@@ -121,6 +132,7 @@ impl Metadata {
             put_blobs(transaction, &commit.blobs, self.boot())?;
             put_layers(transaction, &commit.layers)?;
             put_trees(transaction, &commit.trees, self.boot())?;
+            references::put(transaction, &commit.references)?;
             mark(transaction, &commit.durable, self.boot())?;
             let put = |image| put_image(transaction, image, commit.no_retag);
             let images = commit.images.iter().map(put).collect::<Result<Vec<_>>>()?;
@@ -210,12 +222,12 @@ impl Metadata {
     }
 }
 
-fn no_image(name: &str) -> Error {
+pub(super) fn no_image(name: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("there is no image {name}"))
         .with_hint("'transload images' lists what is there")
 }
 
-fn put_image(connection: &Connection, image: &NewImage, no_retag: bool) -> Result<CommittedImage> {
+pub(super) fn put_image(connection: &Connection, image: &NewImage, no_retag: bool) -> Result<CommittedImage> {
     let existing = match &image.name {
         Some(name) => row_of(connection, "name = ?", name)?,
         None => row_of(connection, "name IS NULL AND target = ?", &image.target.digest.to_string())?,
@@ -231,8 +243,11 @@ fn put_image(connection: &Connection, image: &NewImage, no_retag: bool) -> Resul
     };
     for manifest in &image.manifests {
         let manifest_id = put_manifest(connection, manifest)?;
+        references::put_manifest(connection, manifest)?;
         attach(connection, id, manifest_id)?;
     }
+    let changed = references::next_change(connection)?;
+    connection.prepare_cached("UPDATE image SET changed = ? WHERE id = ?")?.execute([changed, id])?;
     let id = u64::try_from(id).unwrap_or(0);
     Ok(CommittedImage { id, name: image.name.clone(), outcome })
 }
@@ -317,13 +332,23 @@ fn detach_all(connection: &Connection, image_id: i64) -> Result<()> {
     manifests.iter().try_for_each(|id| Ok(forget.execute([id]).map(drop)?))
 }
 
-fn remove(connection: &Connection, image: &ImageRow) -> Result<()> {
+pub(super) fn remove(connection: &Connection, image: &ImageRow) -> Result<()> {
     detach_all(connection, int(image.id))?;
     connection.prepare_cached("DELETE FROM image WHERE id = ?")?.execute([int(image.id)])?;
     connection
         .prepare_cached("DELETE FROM label WHERE kind = 'image' AND key = ?")?
-        .execute([&image.name])?;
+        .execute([image.label_key()])?;
     next_generation(connection)
+}
+
+/// Writes the references of every manifest that has a row, for a database of the format that had none.
+pub(super) fn record_references(connection: &Connection) -> Result<()> {
+    let mut statement = connection.prepare(MANIFEST)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        references::put_manifest(connection, &manifest(row)?)?;
+    }
+    Ok(())
 }
 
 const IMAGE: &str = "SELECT id, name, descriptor, created_ms, updated_ms FROM image";
@@ -335,7 +360,11 @@ const ALL_MANIFESTS: &str =
     "SELECT i.image_id, m.digest, m.config, m.platform, m.chain_id, m.size_bytes, m.layers
     FROM image_manifest i JOIN manifest m ON m.id = i.manifest_id ORDER BY i.image_id, i.position";
 
-fn one(connection: &Connection, condition: &str, value: impl rusqlite::ToSql) -> Result<Option<ImageRow>> {
+pub(super) fn one(
+    connection: &Connection,
+    condition: &str,
+    value: impl rusqlite::ToSql,
+) -> Result<Option<ImageRow>> {
     let mut statement = connection.prepare_cached(&format!("{IMAGE} WHERE {condition}"))?;
     let mut rows = statement.query([value])?;
     let Some(mut image) = rows.next()?.map(image).transpose()? else { return Ok(None) };

@@ -5,8 +5,14 @@ use super::columns::{labels, to_json};
 use super::connection::Sync;
 use crate::error::Result;
 use crate::oci::Digest;
-use rusqlite::params;
+use rusqlite::Connection;
 use std::collections::BTreeMap;
+
+/// The label of an image that no policy removes, as Kubernetes knows it; see [`PINNED`].
+pub const PINNED_LABEL: &str = "io.cri-containerd.pinned";
+
+/// The value of [`PINNED_LABEL`].
+pub const PINNED: &str = "pinned";
 
 /// Free-form labels.
 pub type Labels = BTreeMap<String, String>;
@@ -14,7 +20,7 @@ pub type Labels = BTreeMap<String, String>;
 /// What carries labels here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Labelled<'a> {
-    /// The image of this name.
+    /// The image of this name; one without a name by its target's digest.
     Image(&'a str),
     /// A blob.
     Blob(&'a Digest),
@@ -33,23 +39,65 @@ impl Metadata {
     /// The labels, empty where none were ever set.
     pub fn labels(&self, of: Labelled<'_>) -> Result<Labels> {
         let (kind, key) = of.columns();
-        self.read(|transaction| {
-            let mut statement =
-                transaction.prepare_cached("SELECT labels FROM label WHERE kind = ? AND key = ?")?;
-            let mut rows = statement.query(params![kind, key])?;
-            rows.next()?.map_or_else(|| Ok(Labels::new()), |row| labels(row, 0))
-        })
+        self.read(|transaction| get(transaction, kind, &key))
     }
 
     /// Replaces the labels.
     pub fn labels_set(&self, of: Labelled<'_>, labels: &Labels) -> Result<()> {
         let (kind, key) = of.columns();
-        let labels = to_json(labels)?;
+        self.write(Sync::Lazy, |transaction| put(transaction, kind, &key, labels))
+    }
+
+    /// Changes some labels and leaves the others: a value of `None` takes one away. Gives what is then there.
+    pub fn labels_change(&self, of: Labelled<'_>, changes: &[(String, Option<String>)]) -> Result<Labels> {
+        let (kind, key) = of.columns();
         self.write(Sync::Lazy, |transaction| {
-            transaction
-                .prepare_cached("INSERT OR REPLACE INTO label VALUES (?, ?, ?)")?
-                .execute(params![kind, key, labels])?;
-            Ok(())
+            let mut labels = get(transaction, kind, &key)?;
+            for (name, value) in changes {
+                match value {
+                    Some(value) => drop(labels.insert(name.clone(), value.clone())),
+                    None => drop(labels.remove(name)),
+                }
+            }
+            put(transaction, kind, &key, &labels)?;
+            Ok(labels)
         })
     }
+
+    /// The labels of all images or of all blobs, by name or digest, of those that have any with `word` in it.
+    pub fn labels_with(&self, images: bool, word: &str) -> Result<BTreeMap<String, Labels>> {
+        let kind = if images { "image" } else { "blob" };
+        self.read(|transaction| {
+            let mut statement = transaction
+                .prepare_cached("SELECT key, labels FROM label WHERE kind = ? AND instr(labels, ?)")?;
+            let mut rows = statement.query([kind, word])?;
+            let mut found = BTreeMap::new();
+            while let Some(row) = rows.next()? {
+                found.insert(row.get(0)?, labels(row, 1)?);
+            }
+            Ok(found)
+        })
+    }
+}
+
+pub(super) fn get(connection: &Connection, kind: &str, key: &str) -> Result<Labels> {
+    let mut statement = connection.prepare_cached("SELECT labels FROM label WHERE kind = ? AND key = ?")?;
+    let mut rows = statement.query([kind, key])?;
+    rows.next()?.map_or_else(|| Ok(Labels::new()), |row| labels(row, 0))
+}
+
+/// No labels are no row. A collection that has looked is told by the count.
+pub(super) fn put(connection: &Connection, kind: &str, key: &str, labels: &Labels) -> Result<()> {
+    match labels.is_empty() {
+        true => {
+            connection.prepare_cached("DELETE FROM label WHERE kind = ? AND key = ?")?.execute([kind, key])?
+        }
+        false => connection.prepare_cached("INSERT OR REPLACE INTO label VALUES (?, ?, ?)")?.execute([
+            kind,
+            key,
+            &to_json(labels)?,
+        ])?,
+    };
+    connection.prepare_cached("UPDATE fact SET value = value + 1 WHERE key = 'labels'")?.execute([])?;
+    Ok(())
 }

@@ -68,7 +68,9 @@ impl Metadata {
         let labels = to_json(labels)?;
         self.write(Sync::Lazy, |transaction| {
             let made = transaction
-                .prepare_cached("INSERT OR IGNORE INTO lease VALUES (?, ?, ?, ?)")?
+                .prepare_cached(
+                    "INSERT OR IGNORE INTO lease (id, expires_ms, labels, created_ms) VALUES (?, ?, ?, ?)",
+                )?
                 .execute(params![id, expires_ms.map(int), labels, int(now_ms())])?;
             match made {
                 0 => Err(Error::new(ErrorKind::AlreadyExists, format!("lease {id} exists already"))),

@@ -12,11 +12,14 @@ mod blobs;
 mod columns;
 mod connection;
 mod images;
+mod import_history;
 mod index_view;
 mod labels;
 mod leases;
+mod references;
 mod schema;
 mod snapshots;
+mod tombstones;
 mod trees;
 
 pub use blobs::BlobRow;
@@ -24,11 +27,14 @@ pub use connection::{Metadata, OpenMode};
 pub use images::{
     CommittedImage, ImageCommit, ImageOutcome, ImageRow, ImagesCommitted, ManifestRow, NewImage,
 };
+pub use import_history::ImportRecord;
 pub use index_view::{CONTAINERD_NAME, GENERATION, REF_NAME};
-pub use labels::{Labelled, Labels};
+pub use labels::{Labelled, Labels, PINNED, PINNED_LABEL};
 pub use leases::{LeaseRow, Resource};
+pub use references::{DocumentReferences, References};
 pub use schema::FORMAT_VERSION;
 pub use snapshots::{NewSnapshot, SnapshotKind, SnapshotRow, Usage};
+pub use tombstones::Tombstone;
 pub use trees::{LayerRow, TreeRow};
 
 #[cfg(test)]

@@ -72,10 +72,12 @@ pub struct SnapshotRow {
     pub created_ms: u64,
     /// When it last changed.
     pub updated_ms: u64,
+    /// Since when it waits to be removed; see [`Metadata::snapshot_defer_removal`].
+    pub remove_ms: Option<u64>,
 }
 
 const SNAPSHOT: &str = "SELECT s.id, s.key, s.kind, p.key, s.tree, s.heal, s.bytes, s.inodes, s.labels,
-    s.created_ms, s.updated_ms FROM snapshot s LEFT JOIN snapshot p ON p.id = s.parent_id";
+    s.created_ms, s.updated_ms, s.remove_ms FROM snapshot s LEFT JOIN snapshot p ON p.id = s.parent_id";
 
 /// Only what can be made again is distrusted; see the file's head.
 const TRUSTED: &str = "(s.durable OR s.boot = ?2 OR s.tree IS NULL OR s.kind != 2)";
@@ -168,6 +170,31 @@ impl Metadata {
             }
             transaction.prepare_cached("DELETE FROM snapshot WHERE id = ?")?.execute([int(snapshot.id)])?;
             Ok(snapshot)
+        })
+    }
+
+    /// Marks a snapshot that is busy: it is to be removed once it no longer is. Marking twice keeps the first time.
+    /// [`ErrorKind::NotFound`] without it.
+    pub fn snapshot_defer_removal(&self, key: &str) -> Result<SnapshotRow> {
+        self.write(Sync::Lazy, |transaction| {
+            transaction
+                .prepare_cached("UPDATE snapshot SET remove_ms = coalesce(remove_ms, ?) WHERE key = ?")?
+                .execute(params![int(now_ms()), key])?;
+            find(transaction, key)?.ok_or_else(|| missing(key))
+        })
+    }
+
+    /// The snapshots that wait to be removed, longest first.
+    pub fn snapshots_deferred(&self) -> Result<Vec<SnapshotRow>> {
+        let sql = format!("{SNAPSHOT} WHERE s.remove_ms IS NOT NULL ORDER BY s.remove_ms, s.id");
+        self.read(|transaction| {
+            let mut statement = transaction.prepare_cached(&sql)?;
+            let mut rows = statement.query([])?;
+            let mut snapshots = Vec::new();
+            while let Some(row) = rows.next()? {
+                snapshots.push(snapshot(row)?);
+            }
+            Ok(snapshots)
         })
     }
 
@@ -380,5 +407,6 @@ fn snapshot(row: &Row<'_>) -> Result<SnapshotRow> {
         labels: labels(row, 8)?,
         created_ms: unsigned(row, 9)?,
         updated_ms: unsigned(row, 10)?,
+        remove_ms: row.get::<_, Option<i64>>(11)?.map(|value| u64::try_from(value).unwrap_or(0)),
     })
 }

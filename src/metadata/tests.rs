@@ -68,6 +68,144 @@ fn a_newer_format_is_refused_with_a_hint() {
     }
 }
 
+/// The database of a store that release 0.1 made: six images of four archives, labels, a lease.
+fn format_1() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/stores/format-1.meta.db");
+    std::fs::copy(sample, dir.path().join("meta.db")).expect("the sample is there");
+    dir
+}
+
+#[test]
+fn a_database_of_format_1_is_brought_up_to_date_when_it_is_opened() {
+    let dir = format_1();
+    let refused = Metadata::open(dir.path(), OpenMode::Read).err().expect("cannot be written");
+    assert_eq!((refused.kind(), refused.hint().is_some()), (ErrorKind::FailedPrecondition, true));
+    let metadata = Metadata::open(dir.path(), OpenMode::Write).expect("migrates");
+    let images = metadata.images().expect("lists");
+    assert_eq!((images.len(), metadata.blobs().expect("lists").len()), (6, 13));
+    for manifest in images.iter().flat_map(|image| &image.manifests) {
+        for (layer, _) in &manifest.layers {
+            assert!(metadata.referrers(layer).expect("asks").contains(&manifest.digest));
+        }
+        assert_eq!(metadata.referrers(&manifest.config).expect("asks"), [manifest.digest]);
+        assert_eq!(metadata.references_of(&manifest.digest).expect("asks"), None, "not looked into yet");
+    }
+    assert_eq!(metadata.lease_resources("by-hand").expect("lists").len(), 1);
+    assert_eq!(metadata.tombstones().expect("lists"), []);
+    drop(metadata);
+    let again = Metadata::open(dir.path(), OpenMode::Read).expect("is up to date");
+    assert_eq!(again.images().expect("lists"), images);
+}
+
+#[test]
+fn a_migrated_database_has_the_tables_of_a_new_one() {
+    let schema = |dir: &tempfile::TempDir| -> Vec<String> {
+        let connection = rusqlite::Connection::open(dir.path().join("meta.db")).expect("opens");
+        let sql = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name";
+        let mut statement = connection.prepare(sql).expect("prepares");
+        let rows = statement.query_map([], |row| row.get(0)).expect("asks");
+        rows.collect::<rusqlite::Result<_>>().expect("reads")
+    };
+    let (migrated, (new, _metadata)) = (format_1(), fresh());
+    open(migrated.path());
+    assert_eq!(schema(&migrated), schema(&new));
+}
+
+#[test]
+fn processes_that_open_an_old_database_at_once_migrate_it_once() {
+    let dir = format_1();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(open(dir.path()).images().expect("lists").len(), 6));
+        }
+    });
+}
+
+#[test]
+fn references_are_looked_up_both_ways_and_go_with_their_blob() {
+    let (_dir, metadata) = fresh();
+    metadata.image_put(&commit(vec![image(Some("a"), "1"), image(Some("b"), "2")])).expect("commits");
+    let layer = manifest("1", 2).layers[0].0;
+    let mut both = vec![digest("1"), digest("2")];
+    both.sort();
+    assert_eq!(metadata.referrers(&layer).expect("asks"), both);
+    let index = DocumentReferences { digest: digest("index"), names: vec![(digest("1"), true)] };
+    metadata.references_put(&[index.clone(), index]).expect("puts twice");
+    assert_eq!(metadata.references_of(&digest("index")).expect("asks"), Some(vec![(digest("1"), true)]));
+    let all = metadata.references().expect("reads");
+    let at = |of: &Digest| all.position(of).expect("takes part") as usize;
+    assert_eq!(all.names[at(&digest("index"))], [(at(&digest("1")) as u32, true)]);
+    assert!(all.read[at(&digest("index"))] && !all.read[at(&digest("1"))]);
+    metadata.blob_remove(&[digest("1"), digest("index"), digest("config of 1")]).expect("removes");
+    assert_eq!(metadata.referrers(&layer).expect("asks"), [digest("2")]);
+    let all = metadata.references().expect("reads");
+    assert_eq!(all.position(&digest("1")).or(all.position(&digest("index"))), None);
+}
+
+#[test]
+fn a_removed_image_is_restored_with_its_labels() {
+    let (_dir, metadata) = fresh();
+    metadata.image_put(&commit(vec![image(Some("a"), "1")])).expect("commits");
+    let labels: Labels = [(PINNED_LABEL.to_string(), PINNED.to_string())].into();
+    metadata.labels_set(Labelled::Image("a"), &labels).expect("sets");
+    let before = metadata.image_get("a").expect("reads").expect("is there");
+    let buried = metadata.image_bury(before.id, 1000).expect("buries");
+    assert_eq!(buried.expires_ms, buried.removed_ms + 1000);
+    assert_eq!(metadata.image_get("a").expect("reads"), None);
+    assert!(metadata.labels(Labelled::Image("a")).expect("reads").is_empty());
+    assert_eq!(metadata.tombstones_expire(buried.expires_ms - 1).expect("expires"), 0);
+    let restored = metadata.image_restore(buried.id).expect("restores");
+    assert_eq!((&restored.name, &restored.manifests), (&before.name, &before.manifests));
+    assert_eq!(restored.created_ms, before.created_ms);
+    assert_eq!(metadata.labels(Labelled::Image("a")).expect("reads"), labels);
+    let buried = metadata.image_bury(restored.id, 0).expect("buries");
+    assert_eq!(metadata.tombstones_expire(buried.expires_ms).expect("expires"), 1);
+    assert_eq!(kind(metadata.image_restore(buried.id)), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_name_that_was_given_away_meanwhile_is_not_taken_back() {
+    let (_dir, metadata) = fresh();
+    let bury =
+        |name| metadata.image_bury(metadata.image_get(name).unwrap().unwrap().id, 1000).expect("buries");
+    metadata.image_put(&commit(vec![image(Some("a"), "1")])).expect("commits");
+    let first = bury("a");
+    metadata.image_put(&commit(vec![image(Some("a"), "2")])).expect("commits");
+    assert_eq!(kind(metadata.image_restore(first.id)), ErrorKind::AlreadyExists);
+    bury("a");
+    metadata.image_put(&commit(vec![image(Some("a"), "1")])).expect("the same again");
+    assert_eq!(metadata.image_restore(first.id).expect("restores").target.digest, digest("1"));
+}
+
+#[test]
+fn a_removal_that_waits_is_remembered() {
+    let (_dir, metadata) = fresh();
+    let none = Labels::new();
+    metadata.snapshot_create(&snapshot("busy", SnapshotKind::Active, None, &none)).expect("creates");
+    assert_eq!(metadata.snapshots_deferred().expect("lists"), []);
+    let marked = metadata.snapshot_defer_removal("busy").expect("marks");
+    assert!(marked.remove_ms.is_some());
+    assert_eq!(metadata.snapshot_defer_removal("busy").expect("marks").remove_ms, marked.remove_ms);
+    assert_eq!(metadata.snapshots_deferred().expect("lists"), [marked]);
+    assert_eq!(kind(metadata.snapshot_defer_removal("nothing")), ErrorKind::NotFound);
+    metadata.snapshot_remove("busy").expect("removes");
+    assert_eq!(metadata.snapshots_deferred().expect("lists"), []);
+}
+
+#[test]
+fn the_last_imports_are_remembered() {
+    let (_dir, metadata) = fresh();
+    for elapsed_ms in 1..=1003 {
+        let record =
+            ImportRecord { elapsed_ms, outcome: "done".into(), report: "{}".into(), ..Default::default() };
+        assert_eq!(metadata.import_history_add(&record).expect("adds"), elapsed_ms);
+    }
+    let last = metadata.import_history(2).expect("lists");
+    assert_eq!(last.iter().map(|record| record.elapsed_ms).collect::<Vec<_>>(), [1003, 1002]);
+    assert_eq!(metadata.import_history(5000).expect("lists").len(), 1000);
+}
+
 #[test]
 fn a_name_is_new_existing_or_retagged() {
     let (_dir, metadata) = fresh();

@@ -200,6 +200,7 @@ mod tests {
             labels: [("a/b".to_string(), "x,y".to_string()), ("e".into(), String::new())].into(),
             created_ms: 0,
             updated_ms: 0,
+            remove_ms: None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! `transload.json`: what was decided when the store was made, and never changes after.
+//! `transload.json`: what was decided when the store was made, and never changes after, but for the number of the format.
 
 use super::{StoreOptions, filesystem};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::io::Read;
 
 /// The format that this release writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 const FILE: &str = "transload.json";
 
@@ -156,6 +156,16 @@ fn parse(json: &[u8]) -> Result<StoreFormat> {
         return Err(Error::new(ErrorKind::NewerFormat, message).with_hint("upgrade transload"));
     }
     serde_json::from_slice(json).map_err(corrupt)
+}
+
+/// Says that the store has been brought up to date. Other releases' numbers are looked at first, so they refuse it from
+/// now on.
+pub(super) fn upgrade(root: BorrowedFd<'_>, format: &mut StoreFormat) -> Result<()> {
+    if format.version < FORMAT_VERSION {
+        format.version = FORMAT_VERSION;
+        write(root, format)?;
+    }
+    Ok(())
 }
 
 pub(super) fn write(root: BorrowedFd<'_>, format: &StoreFormat) -> Result<()> {

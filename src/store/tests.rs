@@ -246,3 +246,21 @@ fn overlay_on_overlay_is_refused_with_a_hint_and_plain_is_chosen() {
     );
     assert_eq!(chosen.expect("opens"), SnapshotterKind::Plain);
 }
+
+#[test]
+fn a_store_of_format_1_is_brought_up_to_date_and_says_so() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    drop(open(dir.path()));
+    let decisions = dir.path().join("transload.json");
+    let text = std::fs::read_to_string(&decisions).expect("reads");
+    std::fs::write(&decisions, text.replace("\"version\":2", "\"version\":1")).expect("writes");
+    for name in ["meta.db", "meta.db-wal", "meta.db-shm", "index.json"] {
+        let _ = std::fs::remove_file(dir.path().join(name));
+    }
+    let sample = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/stores/format-1.meta.db");
+    std::fs::copy(sample, dir.path().join("meta.db")).expect("the sample is there");
+    let store = Store::open(dir.path(), &StoreOptions::default()).expect("opens and migrates");
+    assert_eq!(store.format().version, FORMAT_VERSION);
+    assert_eq!(store.metadata().images().expect("lists").len(), 6);
+    assert_eq!(std::fs::read_to_string(&decisions).expect("reads"), text);
+}
