@@ -19,7 +19,9 @@ use crate::transfer::unpack::{UnpackOptions, UnpackReport};
 use crate::transfer::{
     self, Claims, ExportFormat, ExportReport, ImportOptions, ImportPlan, ImportReport, Resources,
 };
-use crate::upkeep::{self, DuReport, GcOptions, GcReport};
+use crate::upkeep::{
+    self, DuReport, FsckMeans, FsckOptions, FsckReport, GcOptions, GcReport, Rebuilt,
+};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -168,6 +170,29 @@ impl Engine {
     /// Removes what nothing refers to. [`ErrorKind::Busy`] while imports run, unless asked to wait.
     pub fn gc(&self, options: &GcOptions) -> Result<GcReport> {
         upkeep::gc(&self.inner.store, options)
+    }
+
+    /// Checks the store, and mends it where asked to; see [`upkeep::fsck`](crate::upkeep::fsck). Runs beside imports.
+    ///
+    /// # Errors
+    /// Only if the check could not be done; what is wrong with the store is in the report.
+    pub fn fsck(
+        &self,
+        options: &FsckOptions,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<FsckReport> {
+        let means = FsckMeans { pool: &self.inner.pool, budget: &self.inner.budget, progress, cancel };
+        upkeep::fsck(&self.inner.store, &means, options)
+    }
+
+    /// Makes the database of the store at `root` anew from what lies on the disk, if it is damaged or gone; see
+    /// [`upkeep::fsck`](crate::upkeep::fsck). `None` if it is sound. Open the store and check it with repairs afterwards.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without a store, [`ErrorKind::Busy`] while someone works on it.
+    pub fn rebuild(root: impl AsRef<Path>, cancel: &Cancel) -> Result<Option<Rebuilt>> {
+        upkeep::rebuild(root.as_ref(), cancel)
     }
 
     /// What the store occupies.

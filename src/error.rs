@@ -343,7 +343,11 @@ impl From<rusqlite::Error> for Error {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Corrupt,
             _ => ErrorKind::Io,
         };
-        Error::new(kind, format!("metadata database: {error}")).with_source(error)
+        let message = Error::new(kind, format!("metadata database: {error}")).with_source(error);
+        match kind {
+            ErrorKind::Corrupt => message.with_hint("run 'transload fsck --rebuild'"),
+            _ => message,
+        }
     }
 }
 

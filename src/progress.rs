@@ -83,6 +83,15 @@ pub enum Event {
     },
     /// The import ended, well or badly.
     ImportFinished,
+    /// A check of the store begins to read. Its blobs come as [`Event::BlobStarted`] and what follows.
+    CheckStarted {
+        /// How many blobs there are.
+        blobs: u64,
+        /// How many bytes they have.
+        size_bytes: u64,
+    },
+    /// A check of the store is over.
+    CheckFinished,
 }
 
 /// What a blob is going through.

@@ -16,8 +16,9 @@ pub mod mounted;
 
 pub use crate::tree::WhiteoutForm;
 pub use format::{FORMAT_VERSION, IdRange, SnapshotterKind, StoreFormat};
+pub use index_file::IndexState;
 pub use lease::{Lease, PROCESS_LABEL};
-pub use lock::GcLock;
+pub use lock::{GcLock, lock_alone};
 
 use crate::content::ContentStore;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -56,6 +57,7 @@ pub struct Store {
     metadata: Arc<Metadata>,
     trees: Trees,
     snapshots: Box<dyn Snapshotter>,
+    found_foreign: bool,
 }
 
 /// Directories of a store besides those that [`ContentStore`] makes.
@@ -87,7 +89,12 @@ impl Store {
             complete(root.as_fd())?;
         }
         let content = ContentStore::open(root.as_fd())?;
-        let mode = if read_only { OpenMode::Read } else { OpenMode::Create };
+        // Making an empty database where one was lost would forget every image, and all names with the next index.json.
+        let mode = match index_file::is_there(root.as_fd()) {
+            _ if read_only => OpenMode::Read,
+            true => OpenMode::Write,
+            false => OpenMode::Create,
+        };
         let metadata = Arc::new(Metadata::open(&path, mode)?);
         if !read_only {
             // The database first: a crash in between is made good by the next opening.
@@ -95,7 +102,9 @@ impl Store {
         }
         let trees = Trees::open(root.as_fd())?;
         let snapshots = snapshotter(&path, &metadata, &format)?;
-        let store = Store { path, root, format, read_only, content, metadata, trees, snapshots };
+        let found_foreign = index_file::is_foreign(root.as_fd())?;
+        let store =
+            Store { path, root, format, read_only, content, metadata, trees, snapshots, found_foreign };
         store.catch_up()?;
         Ok(store)
     }
@@ -181,6 +190,21 @@ impl Store {
     /// Nothing is synced: what a power cut takes of a view, the next opening brings back.
     pub fn refresh_index(&self) -> Result<()> {
         index_file::refresh(self.root(), &self.metadata).doing(|| "cannot update index.json")
+    }
+
+    /// How `index.json` stands to the database, by all of its bytes.
+    pub fn index_state(&self) -> Result<IndexState> {
+        index_file::state(self.root(), &self.metadata)
+    }
+
+    /// Whether the `index.json` that lay there when the store was opened was someone else's. Opening writes it anew.
+    pub fn index_found_foreign(&self) -> bool {
+        self.found_foreign
+    }
+
+    /// Writes `index.json` anew, whoever wrote what is there.
+    pub fn rewrite_index(&self) -> Result<()> {
+        index_file::rewrite(self.root(), &self.metadata).doing(|| "cannot write index.json")
     }
 
     /// A descriptor of the store's filesystem, to be opened before the first write and handed to

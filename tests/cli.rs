@@ -36,7 +36,7 @@ fn wrong_usage_exits_2_and_says_so_on_stderr_or_as_json() {
         vec!["import"],
         vec!["pull", "alpine"],
         vec!["push", "alpine"],
-        vec!["fsck", "--repair"],
+        vec!["fsck", "--mend"],
         vec!["import", "--memory", "much", "a.tar"],
         vec!["import", "--tag", "a", "b.tar", "c.tar"],
         vec!["export", "a", "-o", "-", "--json"],
@@ -79,7 +79,7 @@ fn every_command_prints_one_versioned_object() {
     let archive = sample(dir.path());
     let export = dir.path().join("export.tar").display().to_string();
     let rootfs = dir.path().join("rootfs").display().to_string();
-    let table: [(&[&str], &str); 11] = [
+    let table: [(&[&str], &str); 12] = [
         (&["import", &archive], "images"),
         (&["import", "--dry-run", &archive], "blobs_to_write"),
         (&["images"], "images"),
@@ -90,6 +90,7 @@ fn every_command_prints_one_versioned_object() {
         (&["export", "other", "-o", &export], "bytes_written"),
         (&["unpack", "other", &rootfs], "entries"),
         (&["du"], "reclaimable_bytes"),
+        (&["fsck"], "checked"),
         (&["rm", "other", "example.com/sample:1"], "freed_by_gc_bytes"),
     ];
     for (words, field) in table {

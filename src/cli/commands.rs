@@ -30,7 +30,7 @@ use transload::{
     Result, ResultExt,
 };
 
-type Done = std::result::Result<u8, Failure>;
+pub type Done = std::result::Result<u8, Failure>;
 
 /// What every command needs.
 pub struct Context {
@@ -59,13 +59,14 @@ pub fn run(cli: Cli) -> Done {
         Command::Export(args) => export(&context, &args),
         Command::Du(_) => du(&context),
         Command::Gc(args) => gc(&context, &args),
+        Command::Fsck(args) => super::fsck::run(&context, &args),
         Command::Completions(args) => completions(&context, &args),
     }
 }
 
 impl Context {
     /// Opens the store; commands that only look do not make one.
-    fn open(&self, create: bool) -> Result<Engine> {
+    pub fn open(&self, create: bool) -> Result<Engine> {
         self.open_with(EngineOptions { create, ..EngineOptions::default() })
     }
 
@@ -73,12 +74,12 @@ impl Context {
         Engine::open(self.store()?, options)
     }
 
-    fn store(&self) -> Result<PathBuf> {
+    pub fn store(&self) -> Result<PathBuf> {
         directory(self.global.store.clone(), &self.surroundings)
     }
 
     /// Prints a result in the form that was asked for.
-    fn show<T: Serialize>(&self, view: &T, text: impl FnOnce(&T) -> String) -> Done {
+    pub fn show<T: Serialize>(&self, view: &T, text: impl FnOnce(&T) -> String) -> Done {
         match self.global.json {
             true => json::print(view)?,
             false => output::print(&text(view))?,

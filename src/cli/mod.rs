@@ -6,6 +6,7 @@
 mod args;
 mod commands;
 mod exit;
+mod fsck;
 mod inside;
 mod output;
 mod privilege;
@@ -152,7 +153,7 @@ mod tests {
             Err(error) => error,
         };
         assert_eq!(reserved_word(&error("transload push a")), Some("push"));
-        assert_eq!(reserved_word(&error("transload --json fsck --repair")), Some("fsck"));
+        assert_eq!(reserved_word(&error("transload --json pull --quiet x")), Some("pull"));
         assert_eq!(reserved_word(&error("transload frobnicate")), None);
     }
 

@@ -90,7 +90,7 @@ impl ContentStore {
                     format!("the bytes on disk have the digest {actual}"),
                 )
                 .with_mismatch(digest, actual)
-                .with_hint("run 'transload import' again after removing the bad blob"));
+                .with_hint("run 'transload fsck --repair', then import the image again"));
             }
             Ok(bytes)
         };

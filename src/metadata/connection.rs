@@ -70,9 +70,12 @@ impl Metadata {
             let readers = Mutex::new(vec![first]);
             return Ok(Metadata { path: path.to_path_buf(), boot, writer: None, readers, immutable });
         }
+        if mode == OpenMode::Write && !path.exists() {
+            return Err(lost());
+        }
         let lock = open_lock(&root.join(LOCK))?;
         let connection = open_writer(path, mode)?;
-        prepare(&connection, &lock)?;
+        prepare(&connection, &lock, mode)?;
         let writer = Some(Mutex::new(Writer { connection, lock }));
         Ok(Metadata { path: path.to_path_buf(), boot, writer, readers, immutable: false })
     }
@@ -131,6 +134,12 @@ fn read_only() -> Error {
     Error::new(ErrorKind::ReadOnly, "the store is open for reading only")
 }
 
+/// No file, or one without tables, such as a database whose log was deleted.
+fn lost() -> Error {
+    Error::new(ErrorKind::Corrupt, "the metadata database is gone")
+        .with_hint("run 'transload fsck --rebuild'")
+}
+
 fn connect(path: &Path, access: OpenFlags) -> Result<Connection> {
     let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
     let connection = Connection::open_with_flags(path, flags)?;
@@ -152,9 +161,12 @@ fn open_writer(path: &Path, mode: OpenMode) -> Result<Connection> {
 
 /// Turns a new database into a WAL one with our tables and brings an older one up to date. One of our format is only
 /// looked at, so opening does not queue.
-fn prepare(connection: &Connection, lock: &OwnedFd) -> Result<()> {
+fn prepare(connection: &Connection, lock: &OwnedFd, mode: OpenMode) -> Result<()> {
     let version = schema::version(connection)?;
     schema::check(version)?;
+    if version == 0 && mode == OpenMode::Write {
+        return Err(lost());
+    }
     if version == schema::FORMAT_VERSION {
         return Ok(());
     }

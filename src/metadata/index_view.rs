@@ -12,6 +12,11 @@ pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The annotation that containerd names images with.
 pub const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
+/// Whether an annotation of an index entry is one of the names that the view gives.
+pub fn is_name_annotation(key: &str) -> bool {
+    key == REF_NAME || key == CONTAINERD_NAME
+}
+
 /// Which state of the database an `index.json` shows.
 pub const GENERATION: &str = "io.transload.generation";
 

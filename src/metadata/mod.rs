@@ -17,6 +17,7 @@ mod index_view;
 mod labels;
 mod leases;
 mod references;
+mod restore;
 mod schema;
 mod snapshots;
 mod tombstones;
@@ -28,7 +29,7 @@ pub use images::{
     CommittedImage, ImageCommit, ImageOutcome, ImageRow, ImagesCommitted, ManifestRow, NewImage,
 };
 pub use import_history::ImportRecord;
-pub use index_view::{CONTAINERD_NAME, GENERATION, REF_NAME};
+pub use index_view::{CONTAINERD_NAME, GENERATION, REF_NAME, is_name_annotation};
 pub use labels::{Labelled, Labels, PINNED, PINNED_LABEL};
 pub use leases::{LeaseRow, Resource};
 pub use references::{DocumentReferences, References};

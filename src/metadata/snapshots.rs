@@ -381,7 +381,7 @@ fn must_get(connection: &Connection, key: &str, boot: &str) -> Result<SnapshotRo
 }
 
 /// The numbers are part of the format.
-fn kind_number(kind: SnapshotKind) -> i64 {
+pub(super) fn kind_number(kind: SnapshotKind) -> i64 {
     match kind {
         SnapshotKind::View => 0,
         SnapshotKind::Active => 1,

@@ -87,6 +87,14 @@ impl Layer {
         self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)
     }
 
+    /// The names in a directory of the layer, with what they are; none where there is no such directory.
+    pub fn list(&self, path: &[u8]) -> rustix::io::Result<Vec<(Vec<u8>, Stat)>> {
+        match self.open_dir(path)? {
+            Some(dir) => beneath::list(dir.as_fd()),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// What something in the layer is, without following it.
     pub fn stat(&self, path: &[u8]) -> rustix::io::Result<Option<Stat>> {
         self.open(path, OFlags::PATH)?.map(fs::fstat).transpose()

@@ -17,10 +17,10 @@ mod trees;
 
 pub use copy::{CopyOptions, CopyReport, copy_stack, is_kept_xattr};
 pub use filter::{Filters, kind_name};
-pub use merge::{Layer, Node, Stack};
+pub use merge::{Layer, Node, Stack, join};
 pub use overlay::OverlaySnapshotter;
 pub use plain::PlainSnapshotter;
-pub use shelf::SnapshotFile;
+pub use shelf::{Remade, SnapshotFile};
 pub use snapshotter::{Labels, SnapshotKind, SnapshotRow, Snapshotter, Usage};
 pub use trees::{Committed, TreeHandle, TreeIngest, Trees};
 

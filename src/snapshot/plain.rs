@@ -8,7 +8,7 @@ use super::filter::Filters;
 use super::heal::resolve_links;
 use super::merge::{Layer, Stack};
 use super::shelf::{self, Filled, Shelf, Staged};
-use super::{Committed, Snapshotter, Trees};
+use super::{Committed, Remade, Snapshotter, Trees};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::metadata::{Labels, Metadata, NewSnapshot, SnapshotKind, SnapshotRow, Usage};
 use crate::mount::Mount;
@@ -153,6 +153,12 @@ impl Snapshotter for PlainSnapshotter {
 
     fn remove(&self, key: &str) -> Result<()> {
         self.shelf.remove(key).doing(|| format!("cannot remove snapshot {key}"))
+    }
+
+    fn remake_layer(&self, row: &SnapshotRow) -> Result<Option<Remade<'_>>> {
+        let Some(diff_id) = row.tree else { return Ok(None) };
+        let remake = || self.shelf.remake_layer(row, |staged, below| self.fill(staged, below, &diff_id));
+        remake().map(Some).doing(|| format!("cannot make layer {diff_id} once more"))
     }
 
     fn cleanup(&self) -> Result<u64> {

@@ -42,7 +42,43 @@ pub struct SnapshotFile {
     pub heal: bool,
 }
 
+/// Our own are a few hundred bytes.
+const FILE_LIMIT_BYTES: u64 = 1 << 20;
+
 impl SnapshotFile {
+    /// What the file of this row says.
+    pub fn of_row(row: &SnapshotRow) -> Self {
+        SnapshotFile {
+            version: VERSION,
+            name: row.key.clone(),
+            kind: kind_name(row.kind).to_string(),
+            parent: row.parent.clone(),
+            tree: row.tree,
+            heal: row.heal,
+        }
+    }
+
+    /// Reads the file of the snapshot with this number in the store at `root`. [`ErrorKind::NotFound`] without it,
+    /// [`ErrorKind::Corrupt`] if it is not one of ours.
+    pub fn read(root: impl AsFd, id: u64) -> Result<Self> {
+        use std::io::Read;
+        let read = || -> Result<Self> {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let dir = durable::open_dir(durable::open_dir(root.as_fd(), "snapshots")?, &id.to_string())?;
+            let file = std::fs::File::from(fs::openat(dir, "snapshot.json", flags, Mode::empty())?);
+            let mut json = Vec::new();
+            file.take(FILE_LIMIT_BYTES).read_to_end(&mut json)?;
+            serde_json::from_slice(&json).map_err(|error| Error::new(ErrorKind::Corrupt, error.to_string()))
+        };
+        read().doing(|| format!("cannot read snapshots/{id}/snapshot.json"))
+    }
+
+    /// Writes the file of the snapshot with this number anew.
+    pub fn write(&self, root: impl AsFd, id: u64) -> Result<()> {
+        let dir = durable::open_dir(durable::open_dir(root.as_fd(), "snapshots")?, &id.to_string())?;
+        write_file(dir.as_fd(), self)
+    }
+
     fn of(new: &NewSnapshot<'_>) -> Self {
         SnapshotFile {
             version: VERSION,
@@ -230,6 +266,18 @@ impl Shelf {
         Ok(super::Committed::New)
     }
 
+    /// Makes what [`Shelf::commit_layer`] would, in a place of its own that goes when it is dropped.
+    pub fn remake_layer(
+        &self,
+        row: &SnapshotRow,
+        fill: impl FnOnce(&Staged<'_>, &[SnapshotRow]) -> Result<Filled>,
+    ) -> Result<Remade<'_>> {
+        let below = self.parent_chain(row.parent.as_deref())?;
+        let staged = self.stage()?;
+        fill(&staged, &below)?;
+        Ok(Remade(staged))
+    }
+
     /// Whether the row is there and, if so, its directory.
     fn has_layer(&self, name: &str) -> Result<Option<bool>> {
         self.metadata.snapshot_get(name)?.map(|row| self.is_complete(&row)).transpose()
@@ -353,6 +401,16 @@ pub(super) fn committing<T>(name: &str, commit: impl FnOnce() -> Result<T>) -> R
 pub(super) struct Filled {
     pub heal: bool,
     pub usage: Usage,
+}
+
+/// A layer's directory, made once more. Dropped, it is removed.
+pub struct Remade<'a>(Staged<'a>);
+
+impl Remade<'_> {
+    /// What is in it.
+    pub fn fs(&self) -> Result<OwnedFd> {
+        durable::open_dir(self.0.fd(), "fs")
+    }
 }
 
 /// A snapshot's directory in the making. Dropped, it is removed.

@@ -5,7 +5,7 @@
 //! seen by other threads and processes. One conformance suite is run over every
 //! implementation.
 
-use super::{Committed, Filters, Stack};
+use super::{Committed, Filters, Remade, Stack};
 use crate::error::Result;
 use crate::mount::Mount;
 use crate::oci::{ChainId, DiffId};
@@ -46,6 +46,10 @@ pub trait Snapshotter: Send + Sync {
     /// Makes the committed snapshot of the chain `parent` + `diff_id` out of an extracted layer. It is named by its
     /// ChainID; that it is there already is an answer.
     fn commit_layer(&self, parent: Option<&ChainId>, diff_id: &DiffId, labels: &Labels) -> Result<Committed>;
+
+    /// Makes a layer's own directory once more, beside the one that is there, so that the two can be compared. `None` where
+    /// it has none of its own. [`crate::ErrorKind::NotFound`] if its tree or something below it is not there.
+    fn remake_layer(&self, row: &SnapshotRow) -> Result<Option<Remade<'_>>>;
 
     /// Removes directories that no snapshot has any more, and tells how many.
     fn cleanup(&self) -> Result<u64>;

@@ -58,6 +58,11 @@ impl Trees {
         format!("trees/{}/fs", directory(diff_id))
     }
 
+    /// The directory under `ingest/` whose lock belongs to whoever makes or replaces this tree.
+    pub fn working_place(diff_id: &DiffId) -> String {
+        format!("diff-{}-{}", diff_id.0.algorithm().name(), diff_id.0.hex())
+    }
+
     /// The record of a tree, `None` if it is not there.
     pub fn stat(&self, diff_id: &DiffId) -> Result<Option<TreeRecord>> {
         let read = || -> Result<Option<TreeRecord>> {

@@ -5,6 +5,7 @@ use super::lock;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::durable;
 use crate::metadata::{GENERATION, Metadata};
+use crate::oci::Index;
 use rustix::fd::BorrowedFd;
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -16,6 +17,9 @@ const INDEX: &str = "index.json";
 
 /// Our own writer puts the annotations last, so the generation stands within the last bytes.
 const TAIL_BYTES: u64 = 256;
+
+/// A hundred thousand images take a tenth of it.
+const INDEX_LIMIT_BYTES: u64 = 1 << 30;
 
 pub(super) fn ensure_layout(root: BorrowedFd<'_>) -> Result<()> {
     match fs::statat(root, LAYOUT, AtFlags::SYMLINK_NOFOLLOW) {
@@ -38,9 +42,79 @@ pub(super) fn refresh(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<()> {
     if written_generation(root)? == Some(generation) {
         return Ok(());
     }
-    let json =
-        serde_json::to_vec(&index).map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
-    durable::write_atomic(root, INDEX, &json, false)
+    durable::write_atomic(root, INDEX, &to_json(&index)?, false)
+}
+
+/// How `index.json` stands to the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IndexState {
+    /// It shows the database's state.
+    Ours,
+    /// It is missing, or shows an earlier state.
+    Behind,
+    /// Someone else has written it.
+    Foreign,
+}
+
+/// Whether there is a file at all; only an open database ever made one.
+pub(super) fn is_there(root: BorrowedFd<'_>) -> bool {
+    fs::statat(root, INDEX, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
+/// Whether there is a file that is not ours: a cheap look at the end of one that is.
+pub(super) fn is_foreign(root: BorrowedFd<'_>) -> Result<bool> {
+    if written_generation(root)?.is_some() {
+        return Ok(false);
+    }
+    // Half a file is what a power cut leaves of ours, which nobody synced.
+    let whole = |json: Vec<u8>| serde_json::from_slice::<serde::de::IgnoredAny>(&json).is_ok();
+    Ok(read(root)?.is_some_and(whole))
+}
+
+/// Holds the whole file against the database.
+pub(super) fn state(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<IndexState> {
+    let (generation, index) = metadata.index_view()?;
+    if is_foreign(root)? {
+        return Ok(IndexState::Foreign);
+    }
+    match written_generation(root)? {
+        Some(written) if written == generation => {}
+        Some(written) if written > generation && metadata.generation()? < written => {
+            return Ok(IndexState::Foreign);
+        }
+        _ => return Ok(IndexState::Behind),
+    }
+    let expected = to_json(&index)?;
+    Ok(match read(root)? {
+        Some(found) if found == expected => IndexState::Ours,
+        // Written between our two looks.
+        Some(_) if metadata.generation()? != generation => IndexState::Behind,
+        Some(_) => IndexState::Foreign,
+        None => IndexState::Behind,
+    })
+}
+
+/// Writes the view whatever is there.
+pub(super) fn rewrite(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<()> {
+    let _lock = lock::index(root)?;
+    durable::write_atomic(root, INDEX, &to_json(&metadata.index_view()?.1)?, false)
+}
+
+fn to_json(index: &Index) -> Result<Vec<u8>> {
+    serde_json::to_vec(index).map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))
+}
+
+fn read(root: BorrowedFd<'_>) -> Result<Option<Vec<u8>>> {
+    use std::io::Read;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = match fs::openat(root, INDEX, flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno).doing(|| format!("cannot read {INDEX}")),
+    };
+    let mut json = Vec::new();
+    file.take(INDEX_LIMIT_BYTES).read_to_end(&mut json).doing(|| format!("cannot read {INDEX}"))?;
+    Ok(Some(json))
 }
 
 /// The generation that the file shows; `None` for a file that is missing, damaged or someone else's.

@@ -53,6 +53,16 @@ impl super::Store {
     }
 }
 
+/// As [`super::Store::gc_lock_exclusive`], for a store that cannot be opened.
+pub fn lock_alone(root: BorrowedFd<'_>) -> Result<GcLock> {
+    let fd = open(root, GC_LOCK)?;
+    match try_lock(&fd, FlockOperation::NonBlockingLockExclusive)? {
+        true => Ok(GcLock(fd)),
+        false => Err(Error::new(ErrorKind::Busy, "someone is at work on the store")
+            .with_hint("try again when it is done")),
+    }
+}
+
 /// Held while `index.json` is written.
 pub(super) fn index(root: BorrowedFd<'_>) -> Result<OwnedFd> {
     let fd = open(root, INDEX_LOCK)?;

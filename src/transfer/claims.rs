@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::io::locked::LockedDir;
 use crate::oci::{DiffId, Digest};
 use crate::parallel::{Cancel, Claim, InFlight, Owner, Ticket};
-use crate::snapshot::TreeIngest;
+use crate::snapshot::{TreeIngest, Trees};
 use crate::store::Store;
 use crate::trace;
 use rustix::fd::OwnedFd;
@@ -32,7 +32,7 @@ impl Key {
         match self {
             Key::Blob(digest) => IngestRef::blob(digest).name().to_string(),
             Key::TreeOfBlob(digest) => format!("tree-{}-{}", digest.algorithm().name(), digest.hex()),
-            Key::Tree(diff_id) => format!("diff-{}-{}", diff_id.0.algorithm().name(), diff_id.0.hex()),
+            Key::Tree(diff_id) => Trees::working_place(diff_id),
         }
     }
 }

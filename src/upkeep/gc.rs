@@ -19,7 +19,6 @@ use rustix::fs;
 use rustix::io::Errno;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How to collect.
 #[derive(Clone, Debug, Default)]
@@ -106,8 +105,7 @@ pub fn would_free(store: &Store, without: &[&str]) -> Result<u64> {
 
 impl Plan {
     fn make(store: &Store, without: &dyn Fn(&ImageRow) -> bool) -> Result<Plan> {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let now_ms = super::now_ms();
         let reach = reach(store, without, now_ms)?;
         let mut plan = Plan::default();
         plan.find_leases(store, now_ms)?;

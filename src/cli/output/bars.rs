@@ -173,7 +173,8 @@ impl Progress for Bars {
             Event::BlobStage { key, stage } => self.set_stage(key, *stage),
             Event::BlobFinished { key, outcome } => self.finish_layer(key, *outcome),
             Event::StreamAdvanced { bytes } => self.advance_stream(*bytes),
-            Event::ImportFinished => self.end(),
+            Event::CheckStarted { size_bytes, .. } => self.start_import("checking", Some(*size_bytes)),
+            Event::ImportFinished | Event::CheckFinished => self.end(),
             _ => {}
         }
     }

@@ -48,6 +48,10 @@ fn value(event: &Event) -> Option<Value> {
         Event::Notice(text) => json!({"event": "notice", "message": text}),
         Event::StreamAdvanced { bytes } => json!({"event": "stream_advanced", "bytes": bytes}),
         Event::ImportFinished => json!({"event": "import_finished"}),
+        Event::CheckStarted { blobs, size_bytes } => {
+            json!({"event": "check_started", "blobs": blobs, "size_bytes": size_bytes})
+        }
+        Event::CheckFinished => json!({"event": "check_finished"}),
         _ => return None,
     })
 }

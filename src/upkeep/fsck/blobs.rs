@@ -1,0 +1,302 @@
+//! The contents: every blob read once, and with it the layer that it unpacks to.
+
+use super::layer_pass::{PassMeans, Passed, pass};
+use super::report::{FsckProblem, ProblemKind, ProblemState};
+use super::{Check, trees};
+use crate::content::IngestRef;
+use crate::error::{ErrorKind, Result};
+use crate::io::{durable, locked::LockedDir};
+use crate::metadata::{BlobRow, Labelled, Resource};
+use crate::oci::{DiffId, Digest};
+use crate::progress::{Event, Outcome, Stage};
+use rayon::prelude::*;
+use std::collections::BTreeSet;
+
+/// One piece of work for the pool.
+enum Job {
+    /// A blob that no tree was made of.
+    Blob(Digest),
+    /// A tree beside its blob.
+    Layer(DiffId, Digest),
+    /// A tree without one.
+    Tree(DiffId),
+}
+
+impl Check<'_> {
+    /// Every blob and every tree, many at once, the largest first.
+    pub(super) fn contents(&self) -> Result<()> {
+        self.lost_blobs()?;
+        let jobs = self.jobs()?;
+        let size_bytes = self.facts.blobs_on_disk.values().sum();
+        self.event(Event::CheckStarted { blobs: self.facts.blobs_on_disk.len() as u64, size_bytes });
+        self.means.pool.install(|| {
+            jobs.par_iter().with_max_len(1).try_for_each(|job| {
+                self.means.cancel.check()?;
+                match job {
+                    Job::Blob(digest) => self.blob(digest),
+                    Job::Layer(diff_id, digest) => trees::layer(self, diff_id, digest),
+                    Job::Tree(diff_id) => trees::alone(self, diff_id, "its blob is not here"),
+                }
+            })
+        })
+    }
+
+    fn jobs(&self) -> Result<Vec<Job>> {
+        let mut jobs = Vec::new();
+        let mut with_tree = BTreeSet::new();
+        for diff_id in self.trees_to_check()? {
+            match self.facts.blob_of(&diff_id).filter(|_| !self.options.quick) {
+                Some(digest) => {
+                    with_tree.insert(digest);
+                    jobs.push(Job::Layer(diff_id, digest));
+                }
+                None => jobs.push(Job::Tree(diff_id)),
+            }
+        }
+        let plain = self.facts.blobs_on_disk.keys().filter(|digest| !with_tree.contains(*digest));
+        jobs.extend(plain.copied().map(Job::Blob));
+        let size = |job: &Job| match job {
+            Job::Blob(digest) | Job::Layer(_, digest) => self.facts.blobs_on_disk.get(digest).copied(),
+            Job::Tree(_) => None,
+        };
+        jobs.sort_by_key(|job| std::cmp::Reverse(size(job)));
+        Ok(jobs)
+    }
+
+    pub(super) fn event(&self, event: Event) {
+        self.means.progress.event(&event);
+    }
+
+    /// Rows whose blobs are not there.
+    fn lost_blobs(&self) -> Result<()> {
+        let rows =
+            self.facts.blob_rows.keys().filter(|digest| !self.facts.blobs_on_disk.contains_key(*digest));
+        for digest in rows {
+            if self.store.content().stat(digest)?.is_some() {
+                continue;
+            }
+            match self.store.metadata().blob_get(digest)? {
+                Some(_) => self.missing_blob(digest)?,
+                None if self.is_forgotten(digest)? => {}
+                None => self.findings.leftover(
+                    format!("blob {digest}"),
+                    "it was not synced before the system went down, and is not there",
+                    "nothing: an import of it makes it good",
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    fn is_forgotten(&self, digest: &Digest) -> Result<bool> {
+        Ok(!self.store.metadata().blobs()?.iter().any(|row| row.digest == *digest))
+    }
+
+    fn missing_blob(&self, digest: &Digest) -> Result<()> {
+        let state = match self.options.repair {
+            false => ProblemState::Found,
+            true => {
+                self.store.metadata().blob_remove(&[*digest])?;
+                self.without(digest)
+            }
+        };
+        self.blob_problem(ProblemKind::BlobMissing, digest, "it is recorded and not there", state);
+        Ok(())
+    }
+
+    /// What is left to do once a blob is out of the way.
+    fn without(&self, digest: &Digest) -> ProblemState {
+        match self.facts.users_of_blob(digest).is_empty() {
+            true => ProblemState::Repaired,
+            false => ProblemState::NeedsImport,
+        }
+    }
+
+    pub(super) fn blob_problem(
+        &self,
+        kind: ProblemKind,
+        digest: &Digest,
+        message: impl Into<String>,
+        state: ProblemState,
+    ) {
+        let images = self.facts.users_of_blob(digest);
+        self.problem(kind, format!("blob {digest}"), message.into(), images, state);
+    }
+
+    pub(super) fn problem(
+        &self,
+        kind: ProblemKind,
+        what: String,
+        message: String,
+        images: Vec<String>,
+        state: ProblemState,
+    ) {
+        let mend = match state {
+            ProblemState::Found => "transload fsck --repair",
+            ProblemState::Repaired => "",
+            ProblemState::NeedsImport => "transload import the archive of these images again",
+            ProblemState::Remains => "see the message",
+        };
+        self.event(Event::Notice(format!("{what}: {message}")));
+        self.findings.problem(FsckProblem { kind, what, message, images, state, mend: mend.to_string() });
+    }
+
+    fn blob(&self, digest: &Digest) -> Result<()> {
+        if self.options.quick {
+            let size = self.facts.blobs_on_disk.get(digest).copied().unwrap_or(0);
+            self.count_blob(size);
+            return self.size(digest, size);
+        }
+        match self.read(digest, None)? {
+            Some(passed) => self.judge(digest, &passed).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads a blob. `None` if it is gone or cannot be read, which is then told.
+    pub(super) fn read(
+        &self,
+        digest: &Digest,
+        unpack: Option<super::layer_pass::Into<'_>>,
+    ) -> Result<Option<Passed>> {
+        let blob = match self.store.content().open_blob(digest) {
+            Ok(blob) => blob,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                if self.store.metadata().blob_get(digest)?.is_some() {
+                    self.missing_blob(digest)?;
+                }
+                return Ok(None);
+            }
+            Err(error) => {
+                self.unreadable(digest, &error);
+                return Ok(None);
+            }
+        };
+        let key = digest.to_string();
+        self.event(Event::BlobStarted { key: key.clone(), size_bytes: blob.size_bytes(), layer: true });
+        self.event(Event::BlobStage { key: key.clone(), stage: Stage::Verifying });
+        let advanced = |bytes| self.event(Event::BlobAdvanced { key: digest.to_string(), bytes });
+        let means = PassMeans { budget: self.means.budget, cancel: self.means.cancel, advanced: &advanced };
+        let passed = pass(blob, digest.algorithm(), unpack, &means);
+        self.event(Event::BlobFinished { key, outcome: Outcome::Existing });
+        match passed {
+            Ok(passed) => {
+                self.count_blob(passed.size_bytes);
+                Ok(Some(passed))
+            }
+            Err(error) if error.kind() == ErrorKind::Io => {
+                self.unreadable(digest, &error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn unreadable(&self, digest: &Digest, error: &crate::Error) {
+        let message = format!("it cannot be read: {error}");
+        self.blob_problem(ProblemKind::BlobUnreadable, digest, message, ProblemState::Remains);
+    }
+
+    fn count_blob(&self, size_bytes: u64) {
+        self.findings.count(|checked| {
+            checked.blobs += 1;
+            checked.blob_bytes += size_bytes;
+        });
+    }
+
+    /// Whether the blob is what its name says.
+    pub(super) fn judge(&self, digest: &Digest, passed: &Passed) -> Result<bool> {
+        if passed.digest == *digest {
+            self.size(digest, passed.size_bytes)?;
+            return Ok(true);
+        }
+        let counts = self.store.metadata().blob_get(digest)?.is_some();
+        if !counts && self.facts.users_of_blob(digest).is_empty() {
+            self.findings.leftover(
+                format!("blob {digest}"),
+                "it was never finished: it is not recorded, and its bytes have another digest",
+                "transload gc",
+            );
+            return Ok(false);
+        }
+        let state = match self.options.repair {
+            false => ProblemState::Found,
+            true => self.put_away(digest)?,
+        };
+        let message = match state {
+            ProblemState::Remains => {
+                format!("its bytes have the digest {}, and an import is at it", passed.digest)
+            }
+            _ => format!("its bytes have the digest {}", passed.digest),
+        };
+        self.blob_problem(ProblemKind::BlobDigest, digest, message, state);
+        Ok(false)
+    }
+
+    /// Moves a bad blob to the quarantine and forgets it, so that an import writes it again.
+    fn put_away(&self, digest: &Digest) -> Result<ProblemState> {
+        let ingests = self.store.content().ingests();
+        let Some(place) = LockedDir::try_acquire(ingests, IngestRef::blob(digest).name())? else {
+            return Ok(ProblemState::Remains);
+        };
+        let directory = format!("blobs/{}", digest.algorithm().name());
+        let directory = durable::open_dir(self.store.root(), "blobs")
+            .and_then(|blobs| durable::open_dir(blobs, digest.algorithm().name()))
+            .map_err(|error| error.context(format!("cannot open {directory}")))?;
+        let label = format!("blob-{}-{}", digest.algorithm().name(), digest.hex());
+        self.quarantine.take(self.store, &directory, &digest.hex(), &label)?;
+        self.store.metadata().blob_remove(&[*digest])?;
+        // Empty; a leftover would be swept by gc.
+        let _ = place.remove();
+        Ok(self.without(digest))
+    }
+
+    /// Holds the size of sound bytes against the row.
+    fn size(&self, digest: &Digest, size_bytes: u64) -> Result<()> {
+        let Some(row) = self.store.metadata().blob_get(digest)? else { return self.unrecorded(digest) };
+        if row.size_bytes == size_bytes {
+            return Ok(());
+        }
+        let message = format!("it has {size_bytes} bytes, {} are recorded", row.size_bytes);
+        // Unread bytes prove nothing, so a quick check mends nothing here.
+        let state = match self.options.repair && !self.options.quick {
+            false => ProblemState::Found,
+            true => {
+                self.record_size(row, size_bytes)?;
+                ProblemState::Repaired
+            }
+        };
+        self.blob_problem(ProblemKind::BlobSize, digest, message, state);
+        Ok(())
+    }
+
+    fn record_size(&self, row: BlobRow, size_bytes: u64) -> Result<()> {
+        let metadata = self.store.metadata();
+        let (labels, layer) =
+            (metadata.labels(Labelled::Blob(&row.digest))?, metadata.layer_get(&row.digest)?);
+        metadata.blob_remove(&[row.digest])?;
+        metadata.blob_put(&[BlobRow { size_bytes, ..row.clone() }])?;
+        if let Some(layer) = layer {
+            metadata.layer_put(&layer.digest, &layer.diff_id, &layer.codec, layer.uncompressed_bytes)?;
+        }
+        match labels.is_empty() {
+            true => Ok(()),
+            false => metadata.labels_set(Labelled::Blob(&row.digest), &labels),
+        }
+    }
+
+    /// A sound blob that no trusted row knows. Nobody relies on it; whoever is about to record it holds it.
+    fn unrecorded(&self, digest: &Digest) -> Result<()> {
+        if self.facts.is_held(Resource::Blob(*digest)) || self.store.metadata().blob_get(digest)?.is_some() {
+            return Ok(());
+        }
+        let untrusted = self.facts.blob_rows.contains_key(digest);
+        let (message, mend) = match (untrusted, self.facts.users_of_blob(digest).is_empty()) {
+            (true, _) => ("it was not synced before the system went down", "transload import makes it good"),
+            (false, true) => ("it is not recorded", "transload gc"),
+            (false, false) => ("it is not recorded, though an image names it", "transload import records it"),
+        };
+        self.findings.leftover(format!("blob {digest}"), message, mend);
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! The check of a store: what lies on the disk against what it is called, what is recorded of it, and each other.
+//!
+//! [`fsck`] reads every blob, unpacks every layer beside its tree and compares the two entry by entry, and holds the
+//! database, the snapshots and `index.json` against the disk. It runs beside imports: what is being written is no
+//! problem, and whatever looks wrong is looked at twice. A crash leaves extra files and never missing ones, so what is
+//! merely left over is listed apart and makes no store unclean.
+//!
+//! With [`FsckOptions::repair`] what can be made again is made again from verified bytes, and what cannot is moved to
+//! `quarantine/`, so that an import of the same image brings it back. Nothing is deleted.
+
+mod blobs;
+mod compare;
+mod facts;
+mod images;
+mod index;
+mod layer_pass;
+mod leftovers;
+mod quarantine;
+mod rebuild;
+mod report;
+mod snapshots;
+mod trees;
+
+pub use quarantine::DIRECTORY as QUARANTINE;
+pub use rebuild::{Rebuilt, rebuild};
+pub use report::{
+    FsckChecked, FsckLeftover, FsckProblem, FsckReport, FsckUnproven, ProblemKind, ProblemState,
+};
+
+use crate::error::{Result, ResultExt};
+use crate::parallel::{Budget, Cancel, Pool};
+use crate::progress::{Event, Progress};
+use crate::store::{Lease, Store};
+use facts::Facts;
+use quarantine::Quarantine;
+use report::Findings;
+
+/// How to check.
+#[derive(Clone, Debug, Default)]
+pub struct FsckOptions {
+    /// Mend what can be mended.
+    pub repair: bool,
+    /// Look at names, sizes and records only, and read no content.
+    pub quick: bool,
+}
+
+/// What a check works with.
+pub struct FsckMeans<'a> {
+    /// Where blobs are hashed and layers compared, many at once.
+    pub pool: &'a Pool,
+    /// What large codec windows are bought from.
+    pub budget: &'a Budget,
+    /// Hears of how far it is.
+    pub progress: &'a dyn Progress,
+    /// Stops it; nothing is left half mended.
+    pub cancel: &'a Cancel,
+}
+
+/// One check under way.
+struct Check<'a> {
+    store: &'a Store,
+    means: &'a FsckMeans<'a>,
+    options: &'a FsckOptions,
+    facts: Facts,
+    findings: Findings,
+    quarantine: Quarantine,
+}
+
+/// Checks the store, and mends it where asked to.
+///
+/// What is wrong with the store is in the report; an error means that the check itself could not be done:
+/// [`crate::ErrorKind::Cancelled`], [`crate::ErrorKind::ReadOnly`] for a repair of what cannot be written.
+pub fn fsck(store: &Store, means: &FsckMeans<'_>, options: &FsckOptions) -> Result<FsckReport> {
+    run(store, means, options).doing(|| "cannot check the store")
+}
+
+fn run(store: &Store, means: &FsckMeans<'_>, options: &FsckOptions) -> Result<FsckReport> {
+    if options.repair {
+        store.check_writable()?;
+    }
+    let _lease = hold_still(store, means.cancel)?;
+    let facts = Facts::read(store)?;
+    let (findings, quarantine) = (Findings::default(), Quarantine::default());
+    let check = Check { store, means, options, facts, findings, quarantine };
+    check.database()?;
+    check.leftovers()?;
+    check.contents()?;
+    check.snapshots()?;
+    check.images()?;
+    check.index()?;
+    means.progress.event(&Event::CheckFinished);
+    Ok(check.findings.into_report())
+}
+
+impl Check<'_> {
+    fn database(&self) -> Result<()> {
+        for fault in self.store.metadata().faults()? {
+            self.findings.problem(FsckProblem {
+                kind: ProblemKind::DatabaseDamaged,
+                what: "meta.db".to_string(),
+                message: fault,
+                images: Vec::new(),
+                state: ProblemState::Remains,
+                mend: "transload fsck --rebuild".to_string(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// A lease of our own keeps collections out for as long as we look. A store that cannot be written has none.
+fn hold_still<'s>(store: &'s Store, cancel: &Cancel) -> Result<Option<Lease<'s>>> {
+    match store.is_read_only() {
+        true => Ok(None),
+        false => store.lease_cancellable(cancel).map(Some),
+    }
+}
