@@ -20,7 +20,7 @@ use crate::transfer::{
     self, Claims, ExportFormat, ExportReport, ImportOptions, ImportPlan, ImportReport, Resources,
 };
 use crate::upkeep::{
-    self, DuReport, FsckMeans, FsckOptions, FsckReport, GcOptions, GcReport, Rebuilt,
+    self, DoctorReport, DuReport, FsckMeans, FsckOptions, FsckReport, GcOptions, GcReport, Rebuilt,
 };
 use std::io::Write;
 use std::path::Path;
@@ -193,6 +193,16 @@ impl Engine {
     /// [`ErrorKind::NotFound`] without a store, [`ErrorKind::Busy`] while someone works on it.
     pub fn rebuild(root: impl AsRef<Path>, cancel: &Cancel) -> Result<Option<Rebuilt>> {
         upkeep::rebuild(root.as_ref(), cancel)
+    }
+
+    /// Explains this host and the store at `root`, which need not exist and need not be sound. Changes nothing.
+    ///
+    /// ```
+    /// let report = transload::Engine::doctor("/nowhere");
+    /// assert!(report.host.iter().any(|remark| remark.topic == "kernel"));
+    /// ```
+    pub fn doctor(root: impl AsRef<Path>) -> DoctorReport {
+        upkeep::doctor(root.as_ref())
     }
 
     /// What the store occupies.

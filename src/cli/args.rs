@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use transload::{Platform, Reference};
 
 /// Commands that later releases bring: the words are kept free, and nothing is listed that does nothing.
-pub const RESERVED: [&str; 8] = ["pull", "push", "doctor", "leases", "pin", "restore", "prewarm", "stats"];
+pub const RESERVED: [&str; 7] = ["pull", "push", "leases", "pin", "restore", "prewarm", "stats"];
 
 /// Import container images from archives: every byte verified, every blob written once, every layer extracted once.
 #[derive(Debug, Parser)]
@@ -92,6 +92,7 @@ pub enum Command {
     Du(Du),
     Gc(Gc),
     Fsck(super::fsck::Fsck),
+    Doctor(super::doctor::Doctor),
     Completions(Completions),
 }
 

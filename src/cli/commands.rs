@@ -60,6 +60,7 @@ pub fn run(cli: Cli) -> Done {
         Command::Du(_) => du(&context),
         Command::Gc(args) => gc(&context, &args),
         Command::Fsck(args) => super::fsck::run(&context, &args),
+        Command::Doctor(_) => super::doctor::run(&context),
         Command::Completions(args) => completions(&context, &args),
     }
 }

@@ -1,11 +1,13 @@
 //! Care of the store: what can go, and what takes the room.
 
+pub mod doctor;
 pub mod du;
 pub mod fsck;
 pub mod gc;
 mod measure;
 mod reach;
 
+pub use doctor::{DoctorReport, doctor};
 pub use du::{DuReport, ImageUsage, Share, du};
 pub use fsck::{FsckMeans, FsckOptions, FsckReport, Rebuilt, fsck, rebuild};
 pub use gc::{GcFailure, GcOptions, GcReport, gc, would_free};

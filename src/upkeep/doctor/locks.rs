@@ -1,0 +1,120 @@
+//! Who holds the store's locks. The kernel gives back what a dead process held, so a lock is never stale; it may be held
+//! for long, and then one wants to know by whom.
+
+use super::{Remark, count};
+use crate::error::Result;
+use crate::io::{durable, locked::LockedDir};
+use crate::store::Store;
+use crate::upkeep::measure::names;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{AtFlags, Stat, major, minor, statat};
+use std::collections::HashMap;
+
+/// What is locked and what that means.
+const LOCKS: [(&str, &str); 3] = [
+    ("gc.lock", "imports and other work hold it together, a collection alone"),
+    ("meta.lock", "held while a transaction is written"),
+    ("index.lock", "held while index.json is written"),
+];
+
+pub(super) fn look(store: &Store) -> Result<Vec<Remark>> {
+    let holders = Holders::read();
+    let mut held = Vec::new();
+    for (name, meaning) in LOCKS {
+        if let Ok(stat) = statat(store.root(), name, AtFlags::SYMLINK_NOFOLLOW) {
+            held.extend(holders.of(&stat).iter().map(|who| format!("{name}: {who}; {meaning}")));
+        }
+    }
+    let ingests = store.content().ingests();
+    for name in names(ingests)? {
+        let name = name.to_string_lossy().into_owned();
+        if LockedDir::is_taken(ingests, &name).unwrap_or(false) {
+            let who = statat(ingests, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).map(|stat| holders.of(&stat));
+            let who = who.unwrap_or_default().join(", ");
+            held.push(format!("ingest/{name}: {who}"));
+        }
+    }
+    let mut remarks = vec![match held.len() {
+        0 => Remark::good("locks", "nobody holds one"),
+        number => Remark::good("locks", format!("{} held", count(number, "lock"))).items(held),
+    }];
+    remarks.extend(leases(store, &holders)?);
+    Ok(remarks)
+}
+
+/// Work that is going on.
+fn leases(store: &Store, holders: &Holders) -> Result<Option<Remark>> {
+    let files: OwnedFd = durable::open_dir(store.root(), "leases")?;
+    let now_ms = crate::upkeep::now_ms();
+    let mut live = Vec::new();
+    for lease in store.metadata().leases()? {
+        if !store.lease_is_live(&lease, now_ms)? {
+            continue;
+        }
+        let who = statat(files.as_fd(), lease.id.as_str(), AtFlags::SYMLINK_NOFOLLOW)
+            .map(|stat| holders.of(&stat).join(", "))
+            .unwrap_or_else(|_| "no process".to_string());
+        live.push(format!("{}: {who}", lease.id));
+    }
+    Ok((!live.is_empty())
+        .then(|| Remark::good("work", format!("{} of running work", count(live.len(), "lease"))).items(live)))
+}
+
+/// Who holds which file, by `/proc/locks`.
+pub(super) struct Holders(HashMap<(u32, u32, u64), Vec<u32>>);
+
+impl Holders {
+    pub fn read() -> Self {
+        let text = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+        let mut holders: HashMap<_, Vec<u32>> = HashMap::new();
+        for (file, process) in text.lines().filter_map(parse) {
+            holders.entry(file).or_default().push(process);
+        }
+        Holders(holders)
+    }
+
+    /// The holders of a file, as people know them.
+    pub fn of(&self, stat: &Stat) -> Vec<String> {
+        let file = (major(stat.st_dev), minor(stat.st_dev), stat.st_ino);
+        let mut processes = self.0.get(&file).cloned().unwrap_or_default();
+        processes.sort_unstable();
+        processes.dedup();
+        processes.retain(|process| *process != std::process::id());
+        processes.into_iter().map(name_of).collect()
+    }
+}
+
+/// `7: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`; lines with an arrow are of those who wait.
+fn parse(line: &str) -> Option<((u32, u32, u64), u32)> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    if fields.get(1) == Some(&"->") {
+        return None;
+    }
+    let process = fields.get(4)?.parse().ok()?;
+    let mut file = fields.get(5)?.split(':');
+    let major = u32::from_str_radix(file.next()?, 16).ok()?;
+    let minor = u32::from_str_radix(file.next()?, 16).ok()?;
+    Some(((major, minor, file.next()?.parse().ok()?), process))
+}
+
+/// A process by number and name, and whether it lives.
+pub(super) fn name_of(process: u32) -> String {
+    match std::fs::read_to_string(format!("/proc/{process}/comm")) {
+        Ok(name) => format!("process {process} ({}), alive", name.trim()),
+        Err(_) if process == 0 => "a process that cannot be seen from here".to_string(),
+        Err(_) => format!("process {process}, which cannot be seen any more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_lock_table_is_read() {
+        let line = "7: FLOCK  ADVISORY  WRITE 1234 08:1f:5678 0 EOF";
+        assert_eq!(parse(line), Some(((8, 0x1f, 5678), 1234)));
+        assert_eq!(parse("7: -> FLOCK  ADVISORY  WRITE 1234 08:1f:5678 0 EOF"), None);
+        assert_eq!(parse(""), None);
+    }
+}

@@ -1,0 +1,167 @@
+//! One page that explains the host and the store: what the kernel can do, what lies around, who holds what, and for each
+//! thing that is not as it should be the command that mends it.
+//!
+//! Nothing is changed. Where it can be tried it is tried: an overlay is mounted for a moment in a mount namespace that nobody
+//! sees. A store that cannot even be opened is explained as far as that goes.
+
+mod host;
+mod leftovers;
+mod locks;
+mod mounts;
+mod overlay;
+mod space;
+
+use crate::error::{Error, ErrorKind};
+use crate::store::{Store, StoreOptions};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// How a thing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// As it should be.
+    Good,
+    /// Worth knowing: something is missing that has a substitute, or lies around.
+    Note,
+    /// Something does not work, or will soon not.
+    Fault,
+}
+
+/// One line of the page.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Remark {
+    /// What it is about.
+    pub topic: &'static str,
+    /// How it is.
+    pub health: Health,
+    /// A sentence.
+    pub says: String,
+    /// What there is of it: paths, processes, ids.
+    pub items: Vec<String>,
+    /// The command that mends it.
+    pub mend: Option<String>,
+}
+
+impl Remark {
+    fn good(topic: &'static str, says: impl Into<String>) -> Self {
+        Remark { topic, health: Health::Good, says: says.into(), items: Vec::new(), mend: None }
+    }
+
+    fn note(topic: &'static str, says: impl Into<String>) -> Self {
+        Remark { health: Health::Note, ..Remark::good(topic, says) }
+    }
+
+    fn fault(topic: &'static str, says: impl Into<String>) -> Self {
+        Remark { health: Health::Fault, ..Remark::good(topic, says) }
+    }
+
+    fn items(mut self, items: Vec<String>) -> Self {
+        self.items = items;
+        self
+    }
+
+    fn mend(mut self, command: impl Into<String>) -> Self {
+        self.mend = Some(command.into());
+        self
+    }
+}
+
+/// The page.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DoctorReport {
+    /// Whether nothing is a fault.
+    pub healthy: bool,
+    /// The kernel and what it allows.
+    pub host: Vec<Remark>,
+    /// Where the store is, or would be.
+    pub path: PathBuf,
+    /// The store.
+    pub store: Vec<Remark>,
+}
+
+/// One part of the page about the store.
+type Part = fn(&Store) -> crate::Result<Vec<Remark>>;
+
+/// Looks at the host and at the store at `root`, which need not exist.
+pub fn doctor(root: &Path) -> DoctorReport {
+    let host = host::look();
+    let store = look_at_store(root);
+    let healthy = host.iter().chain(&store).all(|remark| remark.health != Health::Fault);
+    DoctorReport { healthy, host, path: root.to_path_buf(), store }
+}
+
+fn look_at_store(root: &Path) -> Vec<Remark> {
+    if !root.exists() {
+        return vec![Remark::note("store", "there is none yet").mend("transload import ARCHIVE")];
+    }
+    let mut remarks = space::look(root);
+    let store = match Store::open(root, &StoreOptions::default()) {
+        Ok(store) => store,
+        // Who may not write may still be told what can be read.
+        Err(error) => match Store::open(root, &StoreOptions { read_only: true, ..StoreOptions::default() }) {
+            Ok(store) => {
+                remarks.push(cannot("store", &error));
+                store
+            }
+            Err(_) => {
+                remarks.push(cannot("store", &error));
+                return remarks;
+            }
+        },
+    };
+    remarks.push(format_of(&store));
+    let parts: [(&'static str, Part); 4] = [
+        ("mounts", mounts::look),
+        ("leftovers", leftovers::look),
+        ("locks", locks::look),
+        ("overlay", overlay::look),
+    ];
+    for (topic, part) in parts {
+        match part(&store) {
+            Ok(found) => remarks.extend(found),
+            Err(error) => remarks.push(cannot(topic, &error)),
+        }
+    }
+    remarks
+}
+
+/// What could not be looked at is a fault by itself.
+fn cannot(topic: &'static str, error: &Error) -> Remark {
+    let remark = Remark::fault(topic, error.to_string());
+    match (error.hint(), error.kind()) {
+        (Some(hint), _) => remark.mend(hint.to_string()),
+        (None, ErrorKind::Permission) => remark.mend("run it as the owner of the store, or as root"),
+        (None, _) => remark,
+    }
+}
+
+fn format_of(store: &Store) -> Remark {
+    let format = store.format();
+    let says = format!(
+        "format {}, {:?} snapshots, deletions marked in the form {:?}{}",
+        format.version,
+        format.snapshotter,
+        format.whiteouts,
+        if store.is_read_only() { ", open for reading only" } else { "" }
+    );
+    Remark::good("store", says.to_lowercase())
+}
+
+/// `1 ingest`, `2 ingests`.
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// `12.3 MB`.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+    let (mut value, mut unit) = (bytes as f64, "B");
+    for next in UNITS {
+        if value < 999.95 {
+            break;
+        }
+        (value, unit) = (value / 1000.0, next);
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
