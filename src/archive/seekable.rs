@@ -91,6 +91,14 @@ impl Seekable {
         Ok(MemberReader { range: self.needed(name)?, position: 0 })
     }
 
+    /// The file that is this member and nothing else: what can be cloned as a whole. A member of a tar is none.
+    pub fn whole_file(&self, name: &MemberName) -> Result<Option<Arc<File>>> {
+        match &*self.0 {
+            Backing::Tar(_) => Ok(None),
+            Backing::Directory(_) => Ok(Some(self.needed(name)?.file)),
+        }
+    }
+
     /// Fills `buffer` from `offset` on; a member that ends before is [`ErrorKind::Truncated`].
     pub fn read_range(&self, name: &MemberName, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let range = self.needed(name)?;

@@ -78,6 +78,8 @@ pub struct BlobIngest {
     offset: u64,
     head: Option<Digest>,
     written_behind: u64,
+    /// The size of a file whose blocks this one shares.
+    cloned_bytes: Option<u64>,
 }
 
 const DATA: &str = "data";
@@ -96,6 +98,7 @@ impl BlobIngest {
             offset: 0,
             head: None,
             written_behind: 0,
+            cloned_bytes: None,
         })
     }
 
@@ -103,9 +106,34 @@ impl BlobIngest {
         self.dir.as_ref().map_or("", LockedDir::name)
     }
 
+    /// Takes over all of `source` by sharing its blocks (ioctl_ficlone(2)), where the filesystem can and nothing has been
+    /// written yet. Gives a reader of the shared bytes: they stay as they are now, whatever becomes of `source`. Each of them
+    /// must pass through [`BlobIngest::write`] all the same, which hashes it and no longer writes.
+    pub fn clone_from(&mut self, source: &File) -> Result<Option<File>> {
+        if self.offset > 0 || fs::ioctl_ficlone(&self.file, source).is_err() {
+            return Ok(None);
+        }
+        // A descriptor with a position of its own.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = self.dir.as_ref().ok_or_else(over)?;
+        let reader = fs::openat(dir.fd(), DATA, flags, Mode::empty())
+            .doing(|| format!("cannot read ingest/{}", dir.name()))?;
+        self.cloned_bytes = Some(self.file.metadata()?.len());
+        Ok(Some(File::from(reader)))
+    }
+
+    /// Whether the blocks are shared with another file, so that nothing was written.
+    pub fn is_clone(&self) -> bool {
+        self.cloned_bytes.is_some()
+    }
+
     /// Appends bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.hash(bytes);
+        if self.is_clone() {
+            self.offset += bytes.len() as u64;
+            return Ok(());
+        }
         self.file.write_all(bytes).doing(|| format!("cannot write ingest/{}", self.name()))?;
         self.offset += bytes.len() as u64;
         if self.offset - self.written_behind >= WRITE_BEHIND_BYTES {
@@ -147,7 +175,7 @@ impl BlobIngest {
         };
         fs::ftruncate(&self.file, 0).doing(|| format!("cannot truncate ingest/{}", self.name()))?;
         std::io::Seek::rewind(&mut self.file).doing(|| format!("cannot rewind ingest/{}", self.name()))?;
-        (self.offset, self.written_behind, self.head) = (0, 0, None);
+        (self.offset, self.written_behind, self.head, self.cloned_bytes) = (0, 0, None, None);
         self.digester = Digester::new(algorithm);
         Ok(())
     }
@@ -190,6 +218,10 @@ impl BlobIngest {
             let message = format!("it has {} bytes, its descriptor says {size}", self.offset);
             return Err(Error::new(ErrorKind::SizeMismatch, message).with_mismatch(size, self.offset));
         }
+        if let Some(size) = self.cloned_bytes.filter(|size| *size != self.offset) {
+            let message = format!("{} of the {size} bytes that it shares were read", self.offset);
+            return Err(Error::new(ErrorKind::SizeMismatch, message).with_mismatch(size, self.offset));
+        }
         if let Some(expected) = expected.filter(|expected| *expected != actual) {
             let message = format!("the bytes have the digest {actual}");
             return Err(Error::new(ErrorKind::DigestMismatch, message).with_mismatch(expected, actual));
@@ -199,7 +231,7 @@ impl BlobIngest {
 
     fn publish(&self, content: &ContentStore, digest: Digest, sync: bool) -> Result<Committed> {
         let Some(dir) = &self.dir else {
-            return Err(Error::new(ErrorKind::FailedPrecondition, "the ingest is over"));
+            return Err(over());
         };
         // Readable by the owner alone: whoever may read blobs may enter the store, and that is 0700.
         fs::fchmod(&self.file, Mode::from_raw_mode(0o400))?;
@@ -223,6 +255,10 @@ impl BlobIngest {
             }
         }
     }
+}
+
+fn over() -> Error {
+    Error::new(ErrorKind::FailedPrecondition, "the ingest is over")
 }
 
 impl Drop for BlobIngest {

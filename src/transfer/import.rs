@@ -519,14 +519,18 @@ fn image_report(
 }
 
 fn count_blobs(totals: &mut BlobTotals, layers: &[Layer], documents: &[Committed]) {
-    let layers =
-        layers.iter().map(|layer| (layer.blob.unwrap_or(Outcome::None), layer.size_bytes.unwrap_or(0)));
+    let of_layer = |layer: &Layer| {
+        (layer.blob.unwrap_or(Outcome::None), layer.size_bytes.unwrap_or(0), layer.cloned)
+    };
     let documents = documents.iter().map(|document| match document {
-        Committed::New(_, size) => (Outcome::New, *size),
-        Committed::Existing(_, size) => (Outcome::Existing, *size),
+        Committed::New(_, size) => (Outcome::New, *size, false),
+        Committed::Existing(_, size) => (Outcome::Existing, *size, false),
     });
-    for (outcome, size) in layers.chain(documents) {
+    for (outcome, size, cloned) in layers.iter().map(of_layer).chain(documents) {
         match outcome {
+            Outcome::New if cloned => {
+                (totals.new, totals.bytes_cloned) = (totals.new + 1, totals.bytes_cloned + size)
+            }
             Outcome::New => {
                 (totals.new, totals.bytes_written) = (totals.new + 1, totals.bytes_written + size)
             }

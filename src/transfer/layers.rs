@@ -38,6 +38,8 @@ pub(crate) struct Layer {
     pub(crate) codec: Option<Codec>,
     pub(crate) unpacked_bytes: u64,
     pub(crate) blob: Option<Outcome>,
+    /// The blob is new and shares its blocks with the archive's file.
+    pub(crate) cloned: bool,
     pub(crate) tree: Option<Outcome>,
     /// The store has a blob that begins like this one: its digest is computed before anything is written.
     pub(crate) compare_first: bool,
@@ -349,12 +351,12 @@ fn work_off<'s>(
     let lanes = context.threads.min(owned.len()).max(1);
     let shared: &[Layer] = layers;
     let cancel = context.cancel.child();
-    let work = |work: Owned<'s>| -> Result<(usize, Layer)> {
+    let work = |mut work: Owned<'s>| -> Result<(usize, Layer)> {
         let layer = &shared[work.index];
         let index = work.index;
         // A layer that is most of the work would keep one core busy and leave the others idle.
         let side_by_side = context.threads > 1 && size(&work) * context.threads as u64 > total;
-        let source = source(context, archive, layer, &work.sink)?;
+        let source = source(context, archive, layer, &mut work.sink)?;
         let bring = |span: &Span| {
             let layer = bring(context, layer, work, source, side_by_side, &cancel)?;
             record_ingest(span, &layer);
@@ -390,14 +392,22 @@ fn source<'a>(
     context: &Context<'_>,
     archive: Option<&'a Seekable>,
     layer: &Layer,
-    sink: &Sink,
+    sink: &mut Sink,
 ) -> Result<Box<dyn Read + Send + 'a>> {
     let stored = matches!(layer.blob, Some(Outcome::New | Outcome::Existing | Outcome::Shared));
     match (archive, &layer.member, &layer.digest) {
         (_, _, Some(digest)) if stored && !matches!(sink, Sink::Write(_)) => {
             Ok(Box::new(context.store.content().open_blob(digest)?))
         }
-        (Some(archive), Some(member), _) => Ok(Box::new(archive.reader(member)?)),
+        (Some(archive), Some(member), _) => {
+            if let Sink::Write(ingest) = sink
+                && let Some(file) = archive.whole_file(member)?
+                && let Some(cloned) = ingest.clone_from(&file)?
+            {
+                return Ok(Box::new(cloned));
+            }
+            Ok(Box::new(archive.reader(member)?))
+        }
         _ => Err(Error::new(ErrorKind::Internal, "a layer without bytes was scheduled")),
     }
 }
@@ -492,6 +502,7 @@ fn publish_blob(
                 Committed::New(..) => Outcome::New,
                 Committed::Existing(..) => layer.there(),
             });
+            layer.cloned = ingest.is_clone();
             // Empty; a leftover would be swept by gc.
             place.map(|place| place.remove()).transpose()?;
         }

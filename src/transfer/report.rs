@@ -119,6 +119,8 @@ pub struct BlobTotals {
     pub shared: u64,
     /// Bytes written.
     pub bytes_written: u64,
+    /// Bytes of new blobs that share their blocks with the archive's files instead of being written.
+    pub bytes_cloned: u64,
     /// Bytes that did not have to be written.
     pub bytes_skipped: u64,
 }

@@ -10,6 +10,7 @@ mod archives;
 mod bad_input;
 mod concurrency;
 mod handing_on;
+mod sharing;
 mod trees;
 
 use std::path::{Path, PathBuf};

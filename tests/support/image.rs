@@ -297,7 +297,7 @@ pub fn archive(members: &Members) -> Vec<u8> {
 #[derive(Clone, Debug)]
 pub struct Image {
     names: Vec<String>,
-    layers: Vec<Layer>,
+    pub layers: Vec<Layer>,
     config: Value,
     architecture: String,
 }

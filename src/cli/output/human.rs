@@ -18,8 +18,12 @@ pub fn import(report: &ImportReport) -> String {
         text.push_str(&printable(&format!("skipped {}: {}", skipped.descriptor, skipped.reason)));
         text.push('\n');
     }
+    let cloned = match report.blobs.bytes_cloned {
+        0 => String::new(),
+        bytes => format!("{} cloned, ", format_size(bytes)),
+    };
     text.push_str(&format!(
-        "{} written, {} already present, in {}\n",
+        "{} written, {cloned}{} already present, in {}\n",
         format_size(report.blobs.bytes_written + report.trees.bytes_written),
         format_size(report.blobs.bytes_skipped),
         format_millis(report.elapsed_ms)
