@@ -3,8 +3,9 @@
 //! at the end are verified. How members follow each other is left to [`super::codec`].
 
 use super::codec::{Step, StreamDecoder};
+use super::inflate::{Damaged, Inflate};
 use crate::error::{Error, Result};
-use flate2::{Crc, Decompress, FlushDecompress, Status};
+use flate2::Crc;
 
 const FLAG_HEADER_CRC: u8 = 2;
 const FLAG_EXTRA: u8 = 4;
@@ -16,7 +17,7 @@ const TRAILER_BYTES: usize = 8;
 
 /// Decodes members.
 pub(super) struct GzipMember {
-    inflater: Decompress,
+    inflater: Inflate,
     stage: Stage,
     flags: u8,
     /// A field that may arrive in pieces.
@@ -41,7 +42,7 @@ enum Stage {
 impl GzipMember {
     pub(super) fn new() -> Self {
         GzipMember {
-            inflater: Decompress::new(false),
+            inflater: Inflate::new(),
             stage: Stage::Fixed,
             flags: 0,
             field: [0; FIXED_BYTES],
@@ -157,19 +158,23 @@ impl GzipMember {
     }
 
     fn inflate(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<usize> {
-        let (before_in, before_out) = (self.inflater.total_in(), self.inflater.total_out());
-        let status = self
-            .inflater
-            .decompress(input, output, FlushDecompress::None)
-            .map_err(|error| Error::malformed("the gzip data is damaged").with_source(error))?;
-        let read = (self.inflater.total_in() - before_in) as usize;
-        let written = (self.inflater.total_out() - before_out) as usize;
-        *input = &input[read..];
-        self.data_crc.update(&output[..written]);
-        if status == Status::StreamEnd {
+        let damaged = |Damaged(what)| Error::malformed(format!("the gzip data is damaged: {what}"));
+        let progress = self.inflater.inflate(input, output).map_err(damaged)?;
+        *input = &input[progress.read..];
+        self.data_crc.update(&output[..progress.written]);
+        if progress.ended {
             self.stage = Stage::Trailer;
         }
-        Ok(written)
+        Ok(progress.written)
+    }
+
+    /// Collects the checksum and the length, whose first bytes the inflater may have taken with the last of the data.
+    fn trailer(&mut self, input: &mut &[u8]) -> bool {
+        while let Some(byte) = self.inflater.leftover() {
+            self.field[self.filled] = byte;
+            self.filled += 1;
+        }
+        self.collect(TRAILER_BYTES, input)
     }
 
     fn check_trailer(&self) -> Result<()> {
@@ -185,7 +190,7 @@ impl GzipMember {
 
 impl StreamDecoder for GzipMember {
     fn begin(&mut self) -> Result<()> {
-        self.inflater.reset(false);
+        self.inflater.reset();
         self.stage = Stage::Fixed;
         self.filled = 0;
         self.header_crc.reset();
@@ -206,7 +211,7 @@ impl StreamDecoder for GzipMember {
                     }
                 }
                 Stage::Trailer => {
-                    if self.collect(TRAILER_BYTES, &mut rest) {
+                    if self.trailer(&mut rest) {
                         self.check_trailer()?;
                         ended = true;
                     }

@@ -5,6 +5,7 @@ pub mod codec;
 pub mod digesting;
 pub mod durable;
 mod gzip;
+mod inflate;
 pub mod locked;
 pub mod remove;
 pub mod tar;

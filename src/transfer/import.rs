@@ -519,9 +519,8 @@ fn image_report(
 }
 
 fn count_blobs(totals: &mut BlobTotals, layers: &[Layer], documents: &[Committed]) {
-    let of_layer = |layer: &Layer| {
-        (layer.blob.unwrap_or(Outcome::None), layer.size_bytes.unwrap_or(0), layer.cloned)
-    };
+    let of_layer =
+        |layer: &Layer| (layer.blob.unwrap_or(Outcome::None), layer.size_bytes.unwrap_or(0), layer.cloned);
     let documents = documents.iter().map(|document| match document {
         Committed::New(_, size) => (Outcome::New, *size, false),
         Committed::Existing(_, size) => (Outcome::Existing, *size, false),
