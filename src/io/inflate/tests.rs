@@ -125,7 +125,7 @@ proptest! {
 
 #[test]
 fn every_truncation_waits_for_more_and_gives_what_there_is() {
-    let data: Vec<u8> = (0..5000u32).map(|i| (i * i >> 7) as u8).collect();
+    let data: Vec<u8> = (0..5000u32).map(|i| ((i * i) >> 7) as u8).collect();
     let packed = deflate(&data, 6);
     for end in 0..packed.len() {
         let mut out = vec![0; 8000];
