@@ -4,9 +4,12 @@
 //! cheap and share all of it. There is no global state, nothing is printed, and no environment variable is read. Every
 //! call is synchronous and may be made from any thread; inside an async program call it through `spawn_blocking`.
 
+mod meter;
+
 use crate::archive::Input;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::metadata::ImageRow;
+use crate::metrics::Metrics;
 use crate::oci::Reference;
 use crate::parallel::{Budget, Cancel, Pool};
 use crate::progress::{Progress, Silent};
@@ -25,6 +28,7 @@ use crate::upkeep::{
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// How an engine works.
 #[derive(Clone, Debug)]
@@ -37,12 +41,20 @@ pub struct EngineOptions {
     pub snapshotter: Option<SnapshotterKind>,
     /// Whether a store is made where none is.
     pub create: bool,
+    /// Where figures about the work go; by default nowhere.
+    pub metrics: Metrics,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        EngineOptions { threads, memory_bytes: 64 << 20, snapshotter: None, create: true }
+        EngineOptions {
+            threads,
+            memory_bytes: 64 << 20,
+            snapshotter: None,
+            create: true,
+            metrics: Metrics::default(),
+        }
     }
 }
 
@@ -76,6 +88,7 @@ struct Inner {
     budget: Budget,
     pool: Pool,
     threads: usize,
+    metrics: Metrics,
 }
 
 impl Engine {
@@ -90,12 +103,15 @@ impl Engine {
             snapshotter: options.snapshotter,
             ..StoreOptions::default()
         };
+        let opened = Store::open(root.as_ref(), &store);
+        meter::operation(&options.metrics, "open", &opened);
         let inner = Inner {
-            store: Store::open(root.as_ref(), &store)?,
+            store: opened?,
             claims: Claims::default(),
             budget: Budget::new(options.memory_bytes),
             pool: Pool::new(options.threads.max(1)),
             threads: options.threads.max(1),
+            metrics: options.metrics,
         };
         Ok(Engine { inner: Arc::new(inner) })
     }
@@ -108,6 +124,14 @@ impl Engine {
     fn resources(&self) -> Resources<'_> {
         let Inner { claims, budget, pool, threads, .. } = &*self.inner;
         Resources { claims, budget, pool, threads: *threads }
+    }
+
+    /// Runs `work` and counts how it ended.
+    fn counted<T>(&self, operation: &str, work: impl FnOnce(&Metrics) -> Result<T>) -> Result<T> {
+        let metrics = &self.inner.metrics;
+        let result = work(metrics);
+        meter::operation(metrics, operation, &result);
+        result
     }
 
     /// Imports every image of an archive. Several threads may import at the same time, also the same archive: each blob
@@ -123,12 +147,18 @@ impl Engine {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<ImportReport> {
-        transfer::import(&self.inner.store, &self.resources(), input, options, progress, cancel)
+        self.counted("import", |metrics| {
+            let (store, resources) = (&self.inner.store, self.resources());
+            let report = transfer::import(store, &resources, input, options, progress, cancel)?;
+            meter::import(metrics, &report);
+            Ok(report)
+        })
     }
 
     /// What an import would do. Writes nothing; a stream is read to its end for it.
     pub fn plan(&self, input: Input, options: &ImportOptions, cancel: &Cancel) -> Result<ImportPlan> {
-        transfer::plan_import(&self.inner.store, &self.resources(), input, options, &Silent, cancel)
+        let (store, resources) = (&self.inner.store, self.resources());
+        self.counted("plan", |_| transfer::plan_import(store, &resources, input, options, &Silent, cancel))
     }
 
     /// All images, by name.
@@ -169,7 +199,14 @@ impl Engine {
 
     /// Removes what nothing refers to. [`ErrorKind::Busy`] while imports run, unless asked to wait.
     pub fn gc(&self, options: &GcOptions) -> Result<GcReport> {
-        upkeep::gc(&self.inner.store, options)
+        let started = Instant::now();
+        self.counted("gc", |metrics| {
+            let report = upkeep::gc(&self.inner.store, options)?;
+            if !options.dry_run {
+                meter::gc(metrics, &report, started.elapsed());
+            }
+            Ok(report)
+        })
     }
 
     /// Checks the store, and mends it where asked to; see [`upkeep::fsck`](crate::upkeep::fsck). Runs beside imports.
@@ -207,7 +244,9 @@ impl Engine {
 
     /// What the store occupies.
     pub fn du(&self) -> Result<DuReport> {
-        upkeep::du(&self.inner.store)
+        let report = upkeep::du(&self.inner.store)?;
+        meter::store(&self.inner.metrics, &report);
+        Ok(report)
     }
 
     /// The snapshots: `prepare`, `view`, `commit`, `mounts`, `remove`.
@@ -217,12 +256,22 @@ impl Engine {
 
     /// Mounts the root filesystem of an image at a directory that is there. Gives the key of the snapshot behind it.
     pub fn mount(&self, name: &str, target: &Path, options: &MountOptions) -> Result<String> {
-        mounting::mount_image(&self.inner.store, name, target, options)
+        let started = Instant::now();
+        self.counted("mount", |metrics| {
+            let key = mounting::mount_image(&self.inner.store, name, target, options)?;
+            meter::mounted(metrics, options.read_write, started.elapsed());
+            Ok(key)
+        })
     }
 
     /// Takes down a mount, or a bundle by its directory, and removes the snapshot behind it.
     pub fn unmount(&self, target: &Path) -> Result<()> {
-        mounting::unmount(&self.inner.store, target)
+        let started = Instant::now();
+        self.counted("umount", |metrics| {
+            mounting::unmount(&self.inner.store, target)?;
+            meter::unmounted(metrics, started.elapsed());
+            Ok(())
+        })
     }
 
     /// The mounts that this store has made and not taken down.
@@ -235,14 +284,17 @@ impl Engine {
     /// With `lenient`, owners, devices and attributes that the kernel refuses for want of privilege are left out and
     /// counted; without, they are errors.
     pub fn unpack(&self, name: &str, dir: &Path, lenient: bool, cancel: &Cancel) -> Result<UnpackReport> {
-        let stack = catalogue::stack(&self.inner.store, name).doing(|| format!("cannot unpack {name}"))?;
-        let options = UnpackOptions { threads: self.inner.threads, lenient, cancel: cancel.clone() };
-        transfer::unpack::unpack(&stack, dir, &options)
+        self.counted("unpack", |_| {
+            let stack =
+                catalogue::stack(&self.inner.store, name).doing(|| format!("cannot unpack {name}"))?;
+            let options = UnpackOptions { threads: self.inner.threads, lenient, cancel: cancel.clone() };
+            transfer::unpack::unpack(&stack, dir, &options)
+        })
     }
 
     /// Makes an OCI runtime bundle that `runc run` accepts.
     pub fn bundle(&self, name: &str, dir: &Path, options: &BundleOptions) -> Result<BundleReport> {
-        mounting::bundle_image(&self.inner.store, name, dir, options)
+        self.counted("bundle", |_| mounting::bundle_image(&self.inner.store, name, dir, options))
     }
 
     /// Writes images as an archive that others load.
@@ -253,13 +305,13 @@ impl Engine {
         out: &mut dyn Write,
         cancel: &Cancel,
     ) -> Result<ExportReport> {
-        if names.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidArgument, "no image was named"));
-        }
-        let images = names
-            .iter()
-            .map(|name| self.image(name).doing(|| format!("cannot export {name}")))
-            .collect::<Result<Vec<_>>>()?;
-        transfer::export(&self.inner.store, &images, format, out, cancel)
+        self.counted("export", |_| {
+            if names.is_empty() {
+                return Err(Error::new(ErrorKind::InvalidArgument, "no image was named"));
+            }
+            let named = |name: &String| self.image(name).doing(|| format!("cannot export {name}"));
+            let images = names.iter().map(named).collect::<Result<Vec<_>>>()?;
+            transfer::export(&self.inner.store, &images, format, out, cancel)
+        })
     }
 }

@@ -74,6 +74,33 @@ pub enum Retry {
 }
 
 impl ErrorKind {
+    /// The names of all kinds.
+    pub const NAMES: [&'static str; 23] = [
+        "io",
+        "no_space",
+        "read_only",
+        "permission",
+        "truncated",
+        "malformed",
+        "not_an_image",
+        "digest_mismatch",
+        "size_mismatch",
+        "limit_exceeded",
+        "missing_content",
+        "no_platform",
+        "unsupported",
+        "not_found",
+        "already_exists",
+        "failed_precondition",
+        "invalid_argument",
+        "out_of_range",
+        "busy",
+        "cancelled",
+        "newer_format",
+        "corrupt",
+        "internal",
+    ];
+
     /// A stable lower-case name, as printed in JSON.
     pub fn name(self) -> &'static str {
         use ErrorKind::*;

@@ -10,6 +10,7 @@ pub mod io;
 pub mod layer;
 pub mod limits;
 pub mod metadata;
+pub mod metrics;
 pub mod mount;
 pub mod oci;
 pub mod parallel;

@@ -1,5 +1,6 @@
 //! Progress as data: what happens, told to whoever listens. Nothing here prints.
 
+use crate::error::ErrorKind;
 use crate::oci::{ChainId, DiffId, Digest};
 use crate::trace::TraceId;
 use std::time::Duration;
@@ -16,6 +17,13 @@ pub enum Event {
         size_bytes: Option<u64>,
         /// What joins the spans, log lines, report and error of this import.
         trace_id: TraceId,
+    },
+    /// The plan of this import lists a layer.
+    LayerPlanned {
+        /// The digest of its blob, where that is known.
+        digest: Option<Digest>,
+        /// Its DiffID, where that is known.
+        diff_id: Option<DiffId>,
     },
     /// A blob of an archive is about to be looked at. `layer` tells whether a bar is worth drawing.
     BlobStarted {
@@ -74,6 +82,11 @@ pub enum Event {
         /// How long.
         duration: Duration,
     },
+    /// Someone else who was at this key showed no progress, and their work is done again.
+    Overtaken {
+        /// A digest, DiffID or member name.
+        key: String,
+    },
     /// Something was left out or changed on purpose, worth a line to a person.
     Notice(String),
     /// A stream of this many bytes has been read so far.
@@ -81,6 +94,8 @@ pub enum Event {
         /// Bytes of the archive file since the last event.
         bytes: u64,
     },
+    /// The import failed.
+    ImportFailed(ErrorKind),
     /// The import ended, well or badly.
     ImportFinished,
     /// A check of the store begins to read. Its blobs come as [`Event::BlobStarted`] and what follows.

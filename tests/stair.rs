@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms by floor, the ground first. Nouns are open to all, to each other too.
 const FLOORS: [&[&str]; 8] = [
-    &["error", "holder", "limits", "oci", "progress", "trace", "tree"],
+    &["error", "holder", "limits", "metrics", "oci", "progress", "trace", "tree"],
     &["parallel"],
     &["io", "metadata", "mount"],
     &["archive", "content", "layer", "remote", "snapshot"],

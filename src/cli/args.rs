@@ -1,6 +1,7 @@
 //! The words of the command line, as types. Every string that has a meaning is parsed here, with an error that names
 //! the argument; what follows works with the types.
 
+use super::audit::Audit;
 use super::size::parse_size;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -47,6 +48,15 @@ pub struct Global {
     /// Say what was left out or changed on purpose; twice: say what happens
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
     pub verbose: u8,
+    /// How to write log lines on stderr
+    #[arg(long, global = true, value_name = "HOW", default_value = "text", help_heading = "Global options")]
+    pub log_format: LogFormat,
+    /// Count on in this file, in the text form of Prometheus (for node_exporter's textfile collector)
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub metrics_file: Option<PathBuf>,
+    /// Append what 'transload audit' needs to this file; several processes may share it
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub audit_log: Option<PathBuf>,
     /// When to use colours
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Global options")]
     pub color: ColorMode,
@@ -64,6 +74,14 @@ pub enum ProgressMode {
     Json,
     /// Nothing
     None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object a line, for machines; no progress is drawn
+    Json,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -93,6 +111,7 @@ pub enum Command {
     Gc(Gc),
     Fsck(super::fsck::Fsck),
     Doctor(super::doctor::Doctor),
+    Audit(Audit),
     Completions(Completions),
 }
 

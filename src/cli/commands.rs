@@ -4,12 +4,14 @@
 //! library changes.
 
 use super::args::{self, Cli, Command, FormatChoice, Global, Shell, SnapshotterChoice};
+use super::log::{Level, Log};
+use super::metrics_file::MetricsFile;
 use super::output::tree::{Node, NodeKind};
 use super::output::{self, Style, human, json};
 use super::size::rfc3339;
 use super::store::{Surroundings, directory};
 use super::stream::Stream;
-use super::{Failure, exit, inside, privilege, signals, views};
+use super::{Failure, audit, exit, inside, privilege, signals, views};
 use clap::CommandFactory;
 use rustix::fs::{FileType, SeekFrom, fstat, seek};
 use serde::Serialize;
@@ -17,6 +19,7 @@ use serde_json::Value;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use transload::metadata::ImageRow;
 use transload::store::SnapshotterKind;
 use transload::transfer::ExportFormat;
@@ -24,10 +27,11 @@ use transload::transfer::bundle::{BundleOptions, Rootless};
 use transload::transfer::catalogue::TreeEntry;
 use transload::transfer::mounting::{MountOptions, MountRecord};
 use transload::transfer::unpack::UnpackReport;
+use transload::transfer::verdict::Step;
 use transload::upkeep::{GcOptions, Share};
 use transload::{
     Cancel, Engine, EngineOptions, Error, ErrorKind, ImportOptions, ImportReport, Input, PlatformChoice,
-    Result, ResultExt,
+    Result, ResultExt, TraceId,
 };
 
 pub type Done = std::result::Result<u8, Failure>;
@@ -37,41 +41,72 @@ pub struct Context {
     pub global: Global,
     pub surroundings: Surroundings,
     pub style: Style,
+    pub log: Arc<Log>,
+    metrics: Option<MetricsFile>,
 }
 
 /// Runs one command; the number is the exit code.
 pub fn run(cli: Cli) -> Done {
-    let style = Style::for_stdout(cli.global.color);
-    let context = Context { surroundings: Surroundings::of_process(), style, global: cli.global };
-    privilege::prepare(&cli.command, &context.surroundings)?;
-    match cli.command {
-        Command::Import(args) => import(&context, args),
-        Command::Images(args) => images(&context, &args),
-        Command::Inspect(args) if args.tree => tree(&context, &args),
-        Command::Inspect(args) => inspect(&context, &args),
-        Command::History(args) => history(&context, &args),
-        Command::Tag(args) => tag(&context, &args),
-        Command::Rm(args) => rm(&context, &args),
-        Command::Mount(args) => mount(&context, args),
-        Command::Umount(args) => umount(&context, &args),
-        Command::Unpack(args) => unpack(&context, &args),
-        Command::Bundle(args) => bundle(&context, args),
-        Command::Export(args) => export(&context, &args),
-        Command::Du(_) => du(&context),
-        Command::Gc(args) => gc(&context, &args),
-        Command::Fsck(args) => super::fsck::run(&context, &args),
-        Command::Doctor(_) => super::doctor::run(&context),
-        Command::Completions(args) => completions(&context, &args),
+    let surroundings = Surroundings::of_process();
+    privilege::prepare(&cli.command, &surroundings)?;
+    let context = Context::new(cli.global, surroundings)?;
+    let done = dispatch(&context, cli.command);
+    context.finish(done)
+}
+
+fn dispatch(context: &Context, command: Command) -> Done {
+    match command {
+        Command::Import(args) => import(context, args),
+        Command::Images(args) => images(context, &args),
+        Command::Inspect(args) if args.tree => tree(context, &args),
+        Command::Inspect(args) => inspect(context, &args),
+        Command::History(args) => history(context, &args),
+        Command::Tag(args) => tag(context, &args),
+        Command::Rm(args) => rm(context, &args),
+        Command::Mount(args) => mount(context, args),
+        Command::Umount(args) => umount(context, &args),
+        Command::Unpack(args) => unpack(context, &args),
+        Command::Bundle(args) => bundle(context, args),
+        Command::Export(args) => export(context, &args),
+        Command::Du(_) => du(context),
+        Command::Gc(args) => gc(context, &args),
+        Command::Fsck(args) => super::fsck::run(context, &args),
+        Command::Doctor(_) => super::doctor::run(context),
+        Command::Audit(args) => audit_logs(context, &args),
+        Command::Completions(args) => completions(context, &args),
     }
 }
 
 impl Context {
+    fn new(global: Global, surroundings: Surroundings) -> Result<Self> {
+        let style = Style::for_stdout(global.color);
+        let log = Arc::new(Log::open(&global, TraceId::fresh())?);
+        let metrics = global.metrics_file.as_deref().map(MetricsFile::open).transpose()?;
+        Ok(Context { surroundings, style, global, log, metrics })
+    }
+
+    /// Writes what was counted and tells machines how it ended. A command that has done its work has not failed because
+    /// its figures could not be written.
+    fn finish(&self, done: Done) -> Done {
+        if let Some(Err(error)) = self.metrics.as_ref().map(MetricsFile::save) {
+            self.notices(&[error.to_string()]);
+        }
+        match done {
+            Err(Failure::Error(error)) if self.log.is_machine() => {
+                self.log.error(&error);
+                Err(Failure::Logged(error))
+            }
+            done => done,
+        }
+    }
+
     /// Opens the store; commands that only look do not make one.
     pub fn open(&self, create: bool) -> Result<Engine> {
         self.open_with(EngineOptions { create, ..EngineOptions::default() })
     }
 
-    fn open_with(&self, options: EngineOptions) -> Result<Engine> {
+    fn open_with(&self, mut options: EngineOptions) -> Result<Engine> {
+        options.metrics = self.metrics.as_ref().map(MetricsFile::metrics).unwrap_or_default();
         Engine::open(self.store()?, options)
     }
 
@@ -89,7 +124,12 @@ impl Context {
     }
 
     fn notices(&self, notices: &[String]) {
-        notices.iter().for_each(|notice| output::note(&self.global, &format!("notice: {notice}")));
+        for notice in notices {
+            match self.log.is_machine() {
+                true => self.log.line(Level::Warn, "notice", serde_json::json!({ "message": notice })),
+                false => output::note(&self.global, &format!("notice: {notice}")),
+            }
+        }
     }
 }
 
@@ -98,32 +138,44 @@ fn import(context: &Context, args: args::Import) -> Done {
     let cancel = Cancel::new();
     signals::cancel_on_signal(&cancel)?;
     let engine = context.open_with(engine_options(&args))?;
-    let options = import_options(&args);
+    let options = ImportOptions { trace_id: Some(context.log.trace_id()), ..import_options(&args) };
     if args.dry_run {
         return dry_run(context, &engine, &args, &options, &cancel);
     }
     let mut joined: Option<Value> = None;
-    let mut once = true;
-    for archive in &args.archives {
+    let mut failed_step = None;
+    for (number, archive) in args.archives.iter().enumerate() {
         let report = {
             // Dropped before anything is printed: bars must be gone by then.
             let progress = output::progress(&context.global);
-            engine.import(open_input(archive, &cancel)?, &options, &*progress, &cancel)?
+            let progress = context.log.listener(&engine, number, progress);
+            engine.import(open_input(archive, &cancel)?, &options, &progress, &cancel)?
         };
-        once &= report.audit.as_ref().is_none_or(|audit| audit.once);
+        let findings = report.audit.iter().flat_map(|audit| &audit.findings);
+        failed_step = failed_step.into_iter().chain(findings.map(|finding| finding.step)).min();
         show_import(context, &report, &mut joined)?;
     }
     if let Some(report) = joined {
         json::print(&report)?;
     }
-    if !once {
-        let style = Style::for_stderr(context.global.color);
-        let message = "the audit found work that was done more than once";
-        // Not as JSON: the report that is already printed says it.
-        exit::report_parts("internal", message, None, false, &style);
-        return Ok(exit::code(ErrorKind::Internal));
+    match failed_step {
+        Some(step) => Ok(done_twice(context, step)),
+        None => Ok(0),
     }
-    Ok(0)
+}
+
+/// Not as JSON: the report that is already printed says it.
+fn done_twice(context: &Context, step: Step) -> u8 {
+    let message =
+        format!("the audit found work that was done more than once: {}", audit::conclusion(Some(step)));
+    exit::report_parts("internal", &message, None, false, &Style::for_stderr(context.global.color));
+    exit::code(ErrorKind::Internal)
+}
+
+fn audit_logs(context: &Context, args: &audit::Audit) -> Done {
+    let view = audit::audit(args)?;
+    context.show(&view, |view| audit::render(view, &context.style))?;
+    Ok(audit::code(&view.verdict))
 }
 
 fn show_import(
@@ -365,7 +417,14 @@ fn rm(context: &Context, args: &args::Rm) -> Done {
 
 fn gc(context: &Context, args: &args::Gc) -> Done {
     let started = std::time::Instant::now();
-    let report = context.open(false)?.gc(&GcOptions { dry_run: args.dry_run, ..GcOptions::default() })?;
+    let engine = context.open(false)?;
+    if !args.dry_run {
+        context.log.collection(&engine, "gc_started");
+    }
+    let report = engine.gc(&GcOptions { dry_run: args.dry_run, ..GcOptions::default() })?;
+    if !args.dry_run {
+        context.log.collection(&engine, "gc_finished");
+    }
     let view = views::Gc {
         dry_run: args.dry_run,
         removed: views::GcCounts {

@@ -42,6 +42,16 @@ pub fn report(error: &Error, as_json: bool, style: &Style) -> u8 {
     code(error.kind())
 }
 
+/// The same where a log line has told people and machines already.
+pub fn report_on_stdout(error: &Error, as_json: bool) -> u8 {
+    if as_json {
+        let (kind, message) = (error.kind().name(), error.to_string());
+        let body = ErrorBody { kind, message: &message, hint: error.hint(), trace_id: error.trace_id() };
+        let _ = json::print(&ErrorView { error: body });
+    }
+    code(error.kind())
+}
+
 /// The same for a failure that is not the library's, such as wrong usage.
 pub fn report_parts(kind: &str, message: &str, hint: Option<&str>, as_json: bool, style: &Style) {
     tell(kind, message, hint, None, as_json, style);

@@ -4,11 +4,14 @@
 //! is in [`commands`]; how its result looks is in [`output`].
 
 mod args;
+mod audit;
 mod commands;
 mod doctor;
 mod exit;
 mod fsck;
 mod inside;
+mod log;
+mod metrics_file;
 mod output;
 mod privilege;
 mod signals;
@@ -30,6 +33,8 @@ use transload::Error;
 pub enum Failure {
     /// Something went wrong, and a sentence says what.
     Error(Error),
+    /// Something went wrong, and a log line has said so on stderr.
+    Logged(Error),
     /// The result could not be printed.
     Stdout(io::Error),
 }
@@ -61,6 +66,7 @@ fn run(cli: Cli) -> u8 {
     match commands::run(cli) {
         Ok(code) => code,
         Err(Failure::Error(error)) => exit::report(&error, as_json, &style),
+        Err(Failure::Logged(error)) => exit::report_on_stdout(&error, as_json),
         // Whoever read our output has seen enough.
         Err(Failure::Stdout(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(Failure::Stdout(error)) => {

@@ -42,7 +42,7 @@ fn need(command: &Command) -> Result<Need> {
         Command::Mount(args) if args.dir.is_some() => return Err(vanishing_mount()),
         Command::Mount(args) if !args.command.is_empty() => Need::Required,
         Command::Unpack(_) | Command::Bundle(_) => Need::Required,
-        Command::Completions(_) => Need::None,
+        Command::Completions(_) | Command::Audit(_) => Need::None,
         _ => Need::Useful,
     })
 }

@@ -71,6 +71,9 @@ pub fn import(
         span.record("images", report.images.len());
         Ok(report)
     });
+    if let Err(error) = &report {
+        progress.event(&Event::ImportFailed(error.kind()));
+    }
     progress.event(&Event::ImportFinished);
     report.doing(|| format!("cannot import {name}")).map_err(|error| error.with_trace_id(trace_id))
 }
@@ -145,6 +148,7 @@ impl<'a> Import<'a> {
                     let mut describe = |layer: &FoundLayer| describe_seekable(&self.context, &archive, layer);
                     plan(&self.context, found, &mut describe)
                 })?;
+                self.tell_plan(&plan);
                 self.announce(&plan);
                 settle(&self.context, Some(&archive), &mut plan.layers)?;
                 if self.context.options.verify_source {
@@ -158,6 +162,7 @@ impl<'a> Import<'a> {
                     let found = archive::find_images(&passed.documents, &self.context.options.limits)?;
                     self.plan_passed(found, &passed)
                 })?;
+                self.tell_plan(&plan);
                 settle(&self.context, None, &mut plan.layers)?;
                 self.tell_bound(stream.codec(), &plan);
                 plan
@@ -198,6 +203,13 @@ impl<'a> Import<'a> {
             }
         };
         super::preview::preview(&self.context, &plan)
+    }
+
+    fn tell_plan(&self, plan: &Plan) {
+        for Layer { digest, diff_id, claimed_diff_id, .. } in &plan.layers {
+            self.context
+                .event(Event::LayerPlanned { digest: *digest, diff_id: diff_id.or(*claimed_diff_id) });
+        }
     }
 
     fn announce(&self, plan: &Plan) {
@@ -364,6 +376,7 @@ impl<'a> Import<'a> {
         report.stages_ms = StageTimes { sync: sync_ms, ..self.context.clock.report() };
         report.peak_rss_bytes = peak_rss_bytes();
         report.notices = self.context.audit.take_notices();
+        report.claims = self.context.audit.claims();
         report.audit = self.context.audit.report();
         report.elapsed_ms = started.elapsed().as_millis() as u64;
         Ok(report)
@@ -496,6 +509,7 @@ fn image_report(
             blob: layer.blob.unwrap_or(Outcome::None),
             tree: layer.tree.unwrap_or(Outcome::None),
             snapshot: snapshots.get(chain_id).copied().unwrap_or(Outcome::None),
+            elapsed_ms: layer.elapsed.as_millis() as u64,
         });
     }
     let (outcome, previous) = match committed.as_ref().map(|image| &image.outcome) {
@@ -551,8 +565,9 @@ fn count_trees(totals: &mut TreeTotals, layers: &[Layer]) {
         let first = layer.diff_id.is_none_or(|diff_id| seen.insert(diff_id));
         match layer.tree {
             Some(Outcome::New) => {
-                (totals.new, totals.bytes_written) =
-                    (totals.new + 1, totals.bytes_written + layer.unpacked_bytes)
+                totals.new += 1;
+                totals.bytes_written += layer.unpacked_bytes;
+                totals.files += layer.inodes;
             }
             Some(Outcome::Existing) if first => totals.existing += 1,
             Some(Outcome::Shared) if first => totals.shared += 1,

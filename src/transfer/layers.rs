@@ -37,6 +37,10 @@ pub(crate) struct Layer {
     pub(crate) diff_id: Option<DiffId>,
     pub(crate) codec: Option<Codec>,
     pub(crate) unpacked_bytes: u64,
+    /// Inodes of the tree, where this import made it.
+    pub(crate) inodes: u64,
+    /// How long this import worked on it.
+    pub(crate) elapsed: Duration,
     pub(crate) blob: Option<Outcome>,
     /// The blob is new and shares its blocks with the archive's file.
     pub(crate) cloned: bool,
@@ -121,6 +125,7 @@ fn join(context: &Context<'_>, layer: &mut Layer, other: Waiting) -> Result<()> 
     layer.waited = Some(layer.waited.unwrap_or_default() + duration);
     if end == WaitEnd::Stalled {
         layer.stalled = true;
+        context.event(Event::Overtaken { key: layer.key() });
         context.notice(format!(
             "another import of {} showed no progress for {duration:.0?} and was overtaken",
             layer.key()
@@ -421,6 +426,7 @@ fn bring<'s>(
     side_by_side: bool,
     cancel: &crate::parallel::Cancel,
 ) -> Result<Layer> {
+    let started = Instant::now();
     let key = layer.key();
     let extracting = matches!(work.unpack, Unpack::Extract(_));
     let stage = if extracting { Stage::Unpacking } else { Stage::Ingesting };
@@ -448,6 +454,7 @@ fn bring<'s>(
     let done = run(job, &layer_work)?;
     let mut layer = layer.clone();
     publish(context, &mut layer, done, work.blob_guard, work.tree_guard)?;
+    layer.elapsed += started.elapsed();
     if layer.is_settled() {
         finished(context, &layer);
     }
@@ -598,6 +605,7 @@ fn publish_tree(
     layer.tree = match published {
         TreeCommitted::New => {
             context.event(Event::TreeExtracted { diff_id, bytes: record.bytes });
+            layer.inodes = record.inodes;
             Some(Outcome::New)
         }
         TreeCommitted::Existing => Some(layer.there()),

@@ -19,8 +19,10 @@ mod stages;
 mod stream;
 pub mod unpack;
 mod users;
+pub mod verdict;
 mod verify;
 
+pub use audit::audited;
 pub use claims::Claims;
 pub use export::{ExportFormat, ExportReport, export};
 pub use import::{Resources, import, plan_import};

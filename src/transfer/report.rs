@@ -1,5 +1,6 @@
 //! What an import did, for programs; as JSON it is the contract of `docs/json.md`.
 
+use super::verdict::Finding;
 use crate::oci::{ChainId, DiffId, Digest, Platform};
 use crate::progress::Outcome;
 use crate::trace::TraceId;
@@ -31,6 +32,8 @@ pub struct ImportReport {
     pub trace_id: Option<TraceId>,
     /// Notices worth a line to a person.
     pub notices: Vec<String>,
+    /// Rights that were taken, and waits for others.
+    pub claims: ClaimTotals,
     /// How often each digest was claimed, written and extracted, if that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit: Option<AuditReport>,
@@ -97,6 +100,8 @@ pub struct LayerReport {
     pub tree: Outcome,
     /// How the snapshot came to be there.
     pub snapshot: Outcome,
+    /// How long this import worked on the layer, in milliseconds; 0 where it was there.
+    pub elapsed_ms: u64,
 }
 
 /// Something that was passed over.
@@ -136,6 +141,21 @@ pub struct TreeTotals {
     pub shared: u64,
     /// Regular-file bytes written.
     pub bytes_written: u64,
+    /// Files, directories and other inodes made.
+    pub files: u64,
+}
+
+/// Rights that an import took, and waits for those who had them.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ClaimTotals {
+    /// Rights to write a blob.
+    pub blobs: u64,
+    /// Rights to extract a layer.
+    pub trees: u64,
+    /// Waits for another import.
+    pub waits: u64,
+    /// Waits that ended because the other showed no progress.
+    pub takeovers: u64,
 }
 
 /// Snapshots by outcome.
@@ -171,8 +191,21 @@ pub struct AuditReport {
     pub blobs: BTreeMap<String, BlobAudit>,
     /// Layer trees, by DiffID.
     pub trees: BTreeMap<String, TreeAudit>,
+    /// Snapshots, by chain id.
+    pub snapshots: BTreeMap<String, SnapshotAudit>,
     /// Whether nothing was done more than once.
     pub once: bool,
+    /// `once`, or the name of the first step that failed.
+    pub verdict: &'static str,
+    /// What was done more than once, by step.
+    pub findings: Vec<Finding>,
+}
+
+/// The counts of one snapshot.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SnapshotAudit {
+    /// How often it was prepared.
+    pub prepared: u64,
 }
 
 /// The counts of one blob.

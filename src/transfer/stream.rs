@@ -294,6 +294,7 @@ fn claim(context: &Context<'_>, name: &MemberName, digest: &Digest, size_bytes: 
                 context.event(Event::Waited { key: digest.to_string(), duration });
                 outcome = Outcome::Shared;
                 if end == WaitEnd::Stalled {
+                    context.event(Event::Overtaken { key: digest.to_string() });
                     context
                         .notice(format!("another import of {digest} showed no progress and was overtaken"));
                     return Ok(Found::Owned(Box::new(Ownership { stalled: true, ..Ownership::default() })));
@@ -520,6 +521,7 @@ fn bring(context: &Context<'_>, job: Job<'_>, cancel: &Cancel) -> Result<(Member
 }
 
 fn bring_member(context: &Context<'_>, job: Job<'_>, cancel: &Cancel) -> Result<(MemberName, PassedLayer)> {
+    let started = Instant::now();
     let Job { name, size_bytes, digest, source, sink, unpack, blob_guard, tree_guard, stalled } = job;
     let key = name.to_string();
     let stage = if matches!(unpack, Unpack::No) { Stage::Ingesting } else { Stage::Unpacking };
@@ -547,6 +549,7 @@ fn bring_member(context: &Context<'_>, job: Job<'_>, cancel: &Cancel) -> Result<
     let announced = digest.filter(|_| name.as_bytes().starts_with(b"blobs/"));
     let mut layer = Layer { digest: announced, size_bytes: size, stalled, ..Layer::default() };
     publish(context, &mut layer, done, blob_guard, tree_guard).doing(doing)?;
+    layer.elapsed = started.elapsed();
     if let (Some(Outcome::New), Some(diff_id)) = (layer.tree, layer.diff_id) {
         context.event(Event::TreeClaimed(diff_id));
     }

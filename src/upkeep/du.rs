@@ -4,7 +4,7 @@ use super::measure::{measure, names};
 use super::reach::Reach;
 use crate::error::{Result, ResultExt};
 use crate::io::durable;
-use crate::metadata::ImageRow;
+use crate::metadata::{ImageRow, SnapshotKind};
 use crate::oci::{DiffId, Digest};
 use crate::store::Store;
 use rustix::fd::AsFd;
@@ -32,12 +32,18 @@ pub struct DuReport {
     pub trees: Share,
     /// Snapshots' own directories: upper directories, full copies, heal directories; measured.
     pub snapshots: Share,
+    /// Of these, what belongs to writable mounts: their upper directories with what was written there.
+    pub uppers: Share,
     /// Work in progress or abandoned; measured.
     pub ingests: Share,
     /// The database and its log.
     pub metadata_bytes: u64,
     /// All of it.
     pub total_bytes: u64,
+    /// What is left on the store's filesystem for those without privilege.
+    pub filesystem_free_bytes: u64,
+    /// The size of the store's filesystem.
+    pub filesystem_size_bytes: u64,
     /// Each image.
     pub images: Vec<ImageUsage>,
 }
@@ -64,11 +70,16 @@ pub fn du(store: &Store) -> Result<DuReport> {
 
 fn measure_all(store: &Store) -> Result<DuReport> {
     let sizes = Sizes::read(store)?;
+    let snapshots = directories(store, "snapshots")?;
+    let filesystem = rustix::fs::fstatvfs(store.root())?;
     let mut report = DuReport {
         blobs: total(sizes.blobs.values().map(|bytes| (*bytes, 1))),
         trees: total(sizes.trees.values().copied()),
-        snapshots: directories(store, "snapshots")?,
-        ingests: directories(store, "ingest")?,
+        uppers: uppers(store, &snapshots)?,
+        snapshots: total(snapshots.values().copied()),
+        ingests: total(directories(store, "ingest")?.into_values()),
+        filesystem_free_bytes: filesystem.f_bavail * filesystem.f_frsize,
+        filesystem_size_bytes: filesystem.f_blocks * filesystem.f_frsize,
         metadata_bytes: metadata_bytes(store),
         images: images(store, &sizes)?,
         ..DuReport::default()
@@ -105,16 +116,23 @@ impl Sizes {
     }
 }
 
-fn directories(store: &Store, parent: &str) -> Result<Share> {
+/// Bytes and inodes of each directory, by name.
+fn directories(store: &Store, parent: &str) -> Result<BTreeMap<String, (u64, u64)>> {
     let dir = durable::open_dir(store.root(), parent)?;
-    let mut share = Share::default();
+    let mut sizes = BTreeMap::new();
     for name in names(&dir)? {
-        let occupied = measure(dir.as_fd(), &name.to_string_lossy())?;
-        share.count += 1;
-        share.bytes += occupied.bytes;
-        share.inodes += occupied.inodes;
+        let name = name.to_string_lossy().into_owned();
+        let occupied = measure(dir.as_fd(), &name)?;
+        sizes.insert(name, (occupied.bytes, occupied.inodes));
     }
-    Ok(share)
+    Ok(sizes)
+}
+
+/// The directories of active snapshots.
+fn uppers(store: &Store, snapshots: &BTreeMap<String, (u64, u64)>) -> Result<Share> {
+    let rows = store.metadata().snapshots()?;
+    let active = rows.iter().filter(|row| row.kind == SnapshotKind::Active);
+    Ok(total(active.filter_map(|row| snapshots.get(&row.id.to_string()).copied())))
 }
 
 fn metadata_bytes(store: &Store) -> u64 {

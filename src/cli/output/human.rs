@@ -6,7 +6,9 @@ use crate::cli::size::{format_millis, format_size, format_time};
 use crate::cli::views;
 use serde_json::Value;
 use transload::progress::Outcome;
-use transload::transfer::report::{ImageOutcome, ImageReport, ImportPlan, ImportReport, PlannedImage};
+use transload::transfer::report::{
+    AuditReport, ImageOutcome, ImageReport, ImportPlan, ImportReport, PlannedImage,
+};
 
 /// What stands for an image without a name.
 const UNNAMED: &str = "<unnamed>";
@@ -28,7 +30,20 @@ pub fn import(report: &ImportReport) -> String {
         format_size(report.blobs.bytes_skipped),
         format_millis(report.elapsed_ms)
     ));
+    if let Some(audit) = &report.audit {
+        text.push_str(&audit_line(audit));
+    }
     text
+}
+
+fn audit_line(audit: &AuditReport) -> String {
+    let done = |count: usize, what| plural(count, what);
+    let (blobs, trees) = (done(audit.blobs.len(), "blob"), done(audit.trees.len(), "layer"));
+    let snapshots = done(audit.snapshots.len(), "snapshot");
+    match audit.findings.len() {
+        0 => format!("audit: {blobs}, {trees} and {snapshots} made, none of them more than once\n"),
+        several => format!("audit: {} made more than once\n", plural(several, "thing")),
+    }
 }
 
 fn image_line(image: &ImageReport) -> String {

@@ -41,6 +41,9 @@ fn join_named(name: &str, into: &mut Value, other: Value) {
             let (a, b) = (into.as_u64().unwrap_or(0), other.as_u64().unwrap_or(0));
             *into = join_numbers(name, a, b).into();
         }
+        // What holds for all has to hold for each; of verdicts the first that is a failure counts.
+        (Value::Bool(into), Value::Bool(other)) if name == "once" => *into &= other,
+        (Value::String(into), Value::String(other)) if name == "verdict" && into == "once" => *into = other,
         (into @ Value::Null, other) => *into = other,
         _ => {}
     }

@@ -18,7 +18,7 @@ impl Progress for JsonLines {
 }
 
 /// The event as JSON, or nothing for one that is newer than this file.
-fn value(event: &Event) -> Option<Value> {
+pub fn value(event: &Event) -> Option<Value> {
     Some(match event {
         Event::ImportStarted { archive, size_bytes, trace_id } => {
             json!({"event": "import_started", "archive": archive, "size_bytes": size_bytes, "trace_id": trace_id})
@@ -45,6 +45,11 @@ fn value(event: &Event) -> Option<Value> {
         Event::Waited { key, duration } => {
             json!({"event": "waited", "key": key, "duration_ms": duration.as_millis() as u64})
         }
+        Event::LayerPlanned { digest, diff_id } => {
+            json!({"event": "layer_planned", "digest": digest, "diff_id": diff_id})
+        }
+        Event::Overtaken { key } => json!({"event": "overtaken", "key": key}),
+        Event::ImportFailed(kind) => json!({"event": "import_failed", "kind": kind.name()}),
         Event::Notice(text) => json!({"event": "notice", "message": text}),
         Event::StreamAdvanced { bytes } => json!({"event": "stream_advanced", "bytes": bytes}),
         Event::ImportFinished => json!({"event": "import_finished"}),

@@ -11,7 +11,7 @@ pub mod plain;
 pub mod table;
 pub mod tree;
 
-use super::args::{ColorMode, Global, ProgressMode};
+use super::args::{ColorMode, Global, LogFormat, ProgressMode};
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
@@ -125,7 +125,7 @@ pub fn note(global: &Global, text: &str) {
 pub fn progress(global: &Global) -> Box<dyn Progress> {
     let terminal = io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
     match global.progress {
-        ProgressMode::Auto if global.quiet => Box::new(Silent),
+        ProgressMode::Auto if global.quiet || global.log_format == LogFormat::Json => Box::new(Silent),
         ProgressMode::Auto if terminal => Box::new(bars::Bars::on_stderr(global.verbose)),
         ProgressMode::Auto | ProgressMode::Plain => Box::new(plain::Plain::new(global.verbose, global.quiet)),
         // Bars on something that is no terminal would be a file full of escape sequences.
