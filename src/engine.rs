@@ -17,6 +17,7 @@ use crate::snapshot::Snapshotter;
 use crate::store::{SnapshotterKind, Store, StoreOptions};
 use crate::transfer::bundle::{BundleOptions, BundleReport};
 use crate::transfer::catalogue::{self, HistoryLine, Inspection, TreeEntry};
+use crate::transfer::history::{self, StatsReport};
 use crate::transfer::mounting::{self, MountOptions, MountRecord};
 use crate::transfer::unpack::{UnpackOptions, UnpackReport};
 use crate::transfer::{
@@ -147,11 +148,13 @@ impl Engine {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<ImportReport> {
+        let (store, resources) = (&self.inner.store, self.resources());
+        let (name, started) = (input.name(), Instant::now());
         self.counted("import", |metrics| {
-            let (store, resources) = (&self.inner.store, self.resources());
-            let report = transfer::import(store, &resources, input, options, progress, cancel)?;
-            meter::import(metrics, &report);
-            Ok(report)
+            let report = transfer::import(store, &resources, input, options, progress, cancel);
+            // A memory for `stats`; the import has not failed because it could not be written.
+            let _ = history::remember(store, &name, &report, started.elapsed());
+            report.inspect(|report| meter::import(metrics, report))
         })
     }
 
@@ -240,6 +243,11 @@ impl Engine {
     /// ```
     pub fn doctor(root: impl AsRef<Path>) -> DoctorReport {
         upkeep::doctor(root.as_ref())
+    }
+
+    /// What the store saved so far, and where the time of the last `last` imports went.
+    pub fn stats(&self, last: usize) -> Result<StatsReport> {
+        history::stats(&self.inner.store, last)
     }
 
     /// What the store occupies.

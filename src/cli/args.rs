@@ -3,13 +3,14 @@
 
 use super::audit::Audit;
 use super::size::parse_size;
+use super::stats::Stats;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use transload::{Platform, Reference};
 
 /// Commands that later releases bring: the words are kept free, and nothing is listed that does nothing.
-pub const RESERVED: [&str; 7] = ["pull", "push", "leases", "pin", "restore", "prewarm", "stats"];
+pub const RESERVED: [&str; 6] = ["pull", "push", "leases", "pin", "restore", "prewarm"];
 
 /// Import container images from archives: every byte verified, every blob written once, every layer extracted once.
 #[derive(Debug, Parser)]
@@ -112,6 +113,7 @@ pub enum Command {
     Fsck(super::fsck::Fsck),
     Doctor(super::doctor::Doctor),
     Audit(Audit),
+    Stats(Stats),
     Completions(Completions),
 }
 

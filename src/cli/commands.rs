@@ -11,7 +11,7 @@ use super::output::{self, Style, human, json};
 use super::size::rfc3339;
 use super::store::{Surroundings, directory};
 use super::stream::Stream;
-use super::{Failure, audit, exit, inside, privilege, signals, views};
+use super::{Failure, audit, exit, inside, privilege, signals, stats, views};
 use clap::CommandFactory;
 use rustix::fs::{FileType, SeekFrom, fstat, seek};
 use serde::Serialize;
@@ -72,6 +72,7 @@ fn dispatch(context: &Context, command: Command) -> Done {
         Command::Gc(args) => gc(context, &args),
         Command::Fsck(args) => super::fsck::run(context, &args),
         Command::Doctor(_) => super::doctor::run(context),
+        Command::Stats(args) => stats(context, &args),
         Command::Audit(args) => audit_logs(context, &args),
         Command::Completions(args) => completions(context, &args),
     }
@@ -170,6 +171,16 @@ fn done_twice(context: &Context, step: Step) -> u8 {
         format!("the audit found work that was done more than once: {}", audit::conclusion(Some(step)));
     exit::report_parts("internal", &message, None, false, &Style::for_stderr(context.global.color));
     exit::code(ErrorKind::Internal)
+}
+
+fn stats(context: &Context, args: &stats::Stats) -> Done {
+    let engine = context.open(false)?;
+    let report = engine.stats(usize::from(args.last))?;
+    if context.metrics.is_some() {
+        // For the gauges that it sets.
+        engine.du()?;
+    }
+    context.show(&stats::View::of(report), |view| stats::render(view, &context.style))
 }
 
 fn audit_logs(context: &Context, args: &audit::Audit) -> Done {

@@ -16,6 +16,7 @@ mod output;
 mod privilege;
 mod signals;
 mod size;
+mod stats;
 mod store;
 mod stream;
 mod views;

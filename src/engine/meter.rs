@@ -32,6 +32,7 @@ pub(super) fn import(metrics: &Metrics, report: &ImportReport) {
     metrics.count(&catalog::BLOB_BYTES_SKIPPED, &[], blobs.bytes_skipped);
     outcomes(metrics, &catalog::TREES, [trees.new, trees.existing, trees.shared]);
     metrics.count(&catalog::TREE_BYTES, &[], trees.bytes_written);
+    metrics.count(&catalog::TREE_BYTES_SKIPPED, &[], trees.bytes_skipped);
     metrics.count(&catalog::TREE_FILES, &[], trees.files);
     metrics.count(&catalog::CLAIMS, &["blob"], report.claims.blobs);
     metrics.count(&catalog::CLAIMS, &["tree"], report.claims.trees);

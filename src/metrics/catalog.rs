@@ -117,6 +117,14 @@ pub static TREE_BYTES: Metric = metric(
     "Bytes of files that imports extracted from layers.",
 );
 
+/// Bytes of files that did not have to be extracted.
+pub static TREE_BYTES_SKIPPED: Metric = metric(
+    "transload_tree_skipped_bytes_total",
+    Kind::Counter,
+    &[],
+    "Bytes of files that imports did not have to extract.",
+);
+
 /// Files that were extracted.
 pub static TREE_FILES: Metric = metric(
     "transload_tree_files_total",
@@ -265,7 +273,7 @@ pub static BUILD: Metric = metric(
 );
 
 /// All of them, in the order in which they are rendered.
-pub static ALL: [&Metric; 31] = [
+pub static ALL: [&Metric; 32] = [
     &BUILD,
     &OPERATIONS,
     &ERRORS,
@@ -278,6 +286,7 @@ pub static ALL: [&Metric; 31] = [
     &BLOB_BYTES_SKIPPED,
     &TREES,
     &TREE_BYTES,
+    &TREE_BYTES_SKIPPED,
     &TREE_FILES,
     &CLAIMS,
     &WAITS,

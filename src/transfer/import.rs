@@ -569,8 +569,14 @@ fn count_trees(totals: &mut TreeTotals, layers: &[Layer]) {
                 totals.bytes_written += layer.unpacked_bytes;
                 totals.files += layer.inodes;
             }
-            Some(Outcome::Existing) if first => totals.existing += 1,
-            Some(Outcome::Shared) if first => totals.shared += 1,
+            Some(Outcome::Existing) if first => {
+                totals.existing += 1;
+                totals.bytes_skipped += layer.unpacked_bytes;
+            }
+            Some(Outcome::Shared) if first => {
+                totals.shared += 1;
+                totals.bytes_skipped += layer.unpacked_bytes;
+            }
             _ => {}
         }
     }

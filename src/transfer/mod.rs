@@ -6,6 +6,7 @@ pub mod catalogue;
 mod claims;
 mod context;
 mod export;
+pub mod history;
 mod import;
 mod intake;
 mod layer_job;

@@ -4,7 +4,7 @@ use super::verdict::Finding;
 use crate::oci::{ChainId, DiffId, Digest, Platform};
 use crate::progress::Outcome;
 use crate::trace::TraceId;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What an import did.
@@ -114,7 +114,8 @@ pub struct SkippedReport {
 }
 
 /// Blobs by outcome, manifests and configurations included.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct BlobTotals {
     /// Written by this import.
     pub new: u64,
@@ -131,7 +132,8 @@ pub struct BlobTotals {
 }
 
 /// Layer trees by outcome.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TreeTotals {
     /// Extracted by this import.
     pub new: u64,
@@ -141,6 +143,8 @@ pub struct TreeTotals {
     pub shared: u64,
     /// Regular-file bytes written.
     pub bytes_written: u64,
+    /// Regular-file bytes that did not have to be written.
+    pub bytes_skipped: u64,
     /// Files, directories and other inodes made.
     pub files: u64,
 }
@@ -168,7 +172,8 @@ pub struct SnapshotTotals {
 }
 
 /// Time by stage in milliseconds, summed over threads.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StageTimes {
     /// Reading the archive.
     pub read: u64,
@@ -182,6 +187,19 @@ pub struct StageTimes {
     pub sync: u64,
     /// Waiting for other imports.
     pub wait: u64,
+}
+
+impl StageTimes {
+    /// Adds the times of another import.
+    pub fn add(&mut self, other: &StageTimes) {
+        let StageTimes { read, inflate, hash, apply, sync, wait } = other;
+        self.read += read;
+        self.inflate += inflate;
+        self.hash += hash;
+        self.apply += apply;
+        self.sync += sync;
+        self.wait += wait;
+    }
 }
 
 /// How often each digest was claimed, written and extracted by this import.
