@@ -37,8 +37,7 @@ struct ErrorView<'a> {
 /// Tells about a failure and gives the exit code. Nothing is checked here: where stderr is gone there is nobody to tell.
 pub fn report(error: &Error, as_json: bool, style: &Style) -> u8 {
     let message = error.to_string();
-    let hint = error.hint().or_else(|| general_hint(error.kind()));
-    tell(error.kind().name(), &message, hint, error.trace_id(), as_json, style);
+    tell(error.kind().name(), &message, hint(error), error.trace_id(), as_json, style);
     code(error.kind())
 }
 
@@ -46,7 +45,7 @@ pub fn report(error: &Error, as_json: bool, style: &Style) -> u8 {
 pub fn report_on_stdout(error: &Error, as_json: bool) -> u8 {
     if as_json {
         let (kind, message) = (error.kind().name(), error.to_string());
-        let body = ErrorBody { kind, message: &message, hint: error.hint(), trace_id: error.trace_id() };
+        let body = ErrorBody { kind, message: &message, hint: hint(error), trace_id: error.trace_id() };
         let _ = json::print(&ErrorView { error: body });
     }
     code(error.kind())
@@ -73,6 +72,11 @@ fn tell(
     if as_json {
         let _ = json::print(&ErrorView { error: ErrorBody { kind, message, hint, trace_id } });
     }
+}
+
+/// What can be done about a failure, if anything.
+pub fn hint(error: &Error) -> Option<&str> {
+    error.hint().or_else(|| general_hint(error.kind()))
 }
 
 /// What can be done where the library, which does not know of options and commands, could not say.

@@ -88,7 +88,7 @@ impl Log {
         let fields = json!({
             "kind": error.kind().name(),
             "message": error.to_string(),
-            "hint": error.hint(),
+            "hint": super::exit::hint(error),
         });
         self.line(Level::Error, "error", fields);
     }

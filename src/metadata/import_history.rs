@@ -7,7 +7,7 @@ use super::Metadata;
 use super::columns::{int, unsigned};
 use super::connection::Sync;
 use crate::error::Result;
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 /// How many imports are remembered. A report of an image with fifty layers has some 20 kB.
 const KEPT: u64 = 1000;
@@ -30,7 +30,16 @@ pub struct ImportRecord {
 impl Metadata {
     /// Remembers an import and gives its row; the oldest are forgotten.
     pub fn import_history_add(&self, record: &ImportRecord) -> Result<u64> {
+        self.import_history_append(|_| Ok(record.clone()))
+    }
+
+    /// The same for a record that is made of the one before, so that sums can go on. Nobody adds one in between.
+    pub fn import_history_append(
+        &self,
+        make: impl FnOnce(Option<ImportRecord>) -> Result<ImportRecord>,
+    ) -> Result<u64> {
         self.write(Sync::Lazy, |transaction| {
+            let record = make(last(transaction, 1)?.pop())?;
             transaction
                 .prepare_cached(
                     "INSERT INTO import_history (finished_ms, elapsed_ms, outcome, report) VALUES (?, ?, ?, ?)",
@@ -51,22 +60,24 @@ impl Metadata {
 
     /// The last imports, the newest first.
     pub fn import_history(&self, limit: u64) -> Result<Vec<ImportRecord>> {
-        self.read(|transaction| {
-            let mut statement = transaction.prepare_cached(
-                "SELECT id, finished_ms, elapsed_ms, outcome, report FROM import_history ORDER BY id DESC LIMIT ?",
-            )?;
-            let mut rows = statement.query([int(limit)])?;
-            let mut records = Vec::new();
-            while let Some(row) = rows.next()? {
-                records.push(ImportRecord {
-                    id: unsigned(row, 0)?,
-                    finished_ms: unsigned(row, 1)?,
-                    elapsed_ms: unsigned(row, 2)?,
-                    outcome: row.get(3)?,
-                    report: row.get(4)?,
-                });
-            }
-            Ok(records)
-        })
+        self.read(|transaction| last(transaction, limit))
     }
+}
+
+fn last(connection: &Connection, limit: u64) -> Result<Vec<ImportRecord>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, finished_ms, elapsed_ms, outcome, report FROM import_history ORDER BY id DESC LIMIT ?",
+    )?;
+    let mut rows = statement.query([int(limit)])?;
+    let mut records = Vec::new();
+    while let Some(row) = rows.next()? {
+        records.push(ImportRecord {
+            id: unsigned(row, 0)?,
+            finished_ms: unsigned(row, 1)?,
+            elapsed_ms: unsigned(row, 2)?,
+            outcome: row.get(3)?,
+            report: row.get(4)?,
+        });
+    }
+    Ok(records)
 }

@@ -192,14 +192,6 @@ pub static MOUNT_DURATION: Metric = metric(
     "How long mounting and unmounting took, retries included.",
 );
 
-/// Attempts beyond the first one.
-pub static MOUNT_RETRIES: Metric = metric(
-    "transload_mount_retries_total",
-    Kind::Counter,
-    &[label("operation", &["mount", "umount"])],
-    "System calls that had to be made again because the kernel was busy.",
-);
-
 /// How long collections took.
 pub static GC_DURATION: Metric =
     metric("transload_gc_duration_seconds", SECONDS, &[], "How long collections took.");
@@ -273,7 +265,7 @@ pub static BUILD: Metric = metric(
 );
 
 /// All of them, in the order in which they are rendered.
-pub static ALL: [&Metric; 32] = [
+pub static ALL: [&Metric; 31] = [
     &BUILD,
     &OPERATIONS,
     &ERRORS,
@@ -295,7 +287,6 @@ pub static ALL: [&Metric; 32] = [
     &PREPARES,
     &CHAIN_PREPARES,
     &MOUNT_DURATION,
-    &MOUNT_RETRIES,
     &GC_DURATION,
     &GC_FREED,
     &GC_REMOVED,

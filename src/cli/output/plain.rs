@@ -32,20 +32,33 @@ impl Progress for Plain {
 pub fn line(event: &Event, verbose: u8) -> Option<String> {
     match event {
         Event::Notice(text) if verbose >= 1 => Some(format!("notice: {text}")),
-        Event::ImportStarted { archive, size_bytes: Some(size), .. } if verbose >= 1 => {
-            Some(format!("importing {archive} ({})", format_size(*size)))
+        Event::ImportStarted { archive, size_bytes, trace_id } if verbose >= 1 => {
+            let size = size_bytes.map(|size| format!(" ({})", format_size(size))).unwrap_or_default();
+            Some(format!("importing {archive}{size}, trace {trace_id}"))
         }
-        Event::ImportStarted { archive, size_bytes: None, .. } if verbose >= 1 => {
-            Some(format!("importing {archive}"))
-        }
-        Event::BlobFinished { key, outcome } if verbose >= 2 => {
-            Some(format!("{}: {}", short_key(key), outcome_name(*outcome)))
-        }
-        Event::Waited { key, duration } if verbose >= 2 => {
-            Some(format!("{}: waited {} ms for another import", short_key(key), duration.as_millis()))
-        }
+        event if verbose >= 2 => detail(event),
         _ => None,
     }
+}
+
+/// What `-vv` adds.
+fn detail(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::BlobClaimed(digest) => format!("{}: writing it is ours", short_key(&digest.to_string())),
+        Event::TreeClaimed(diff_id) => {
+            format!("{}: extracting it is ours", short_key(&diff_id.to_string()))
+        }
+        Event::TreeExtracted { diff_id, bytes } => {
+            format!("{}: extracted, {}", short_key(&diff_id.to_string()), format_size(*bytes))
+        }
+        Event::SnapshotCommitted(chain_id) => format!("{}: snapshot made", short_key(&chain_id.to_string())),
+        Event::BlobFinished { key, outcome } => format!("{}: {}", short_key(key), outcome_name(*outcome)),
+        Event::Waited { key, duration } => {
+            format!("{}: waited {} ms for another import", short_key(key), duration.as_millis())
+        }
+        Event::Overtaken { key } => format!("{}: the other import stalled and is overtaken", short_key(key)),
+        _ => return None,
+    })
 }
 
 /// Twelve digits of a digest, or the end of a member's name.
