@@ -1,5 +1,6 @@
 //! What an import did, for programs; as JSON it is the contract of `docs/json.md`.
 
+use crate::layer::ConfinementReport;
 use crate::oci::{ChainId, DiffId, Digest, Platform};
 use crate::progress::Outcome;
 use crate::trace::TraceId;
@@ -31,6 +32,8 @@ pub struct ImportReport {
     pub trace_id: Option<TraceId>,
     /// Notices worth a line to a person.
     pub notices: Vec<String>,
+    /// How the threads that extracted were confined.
+    pub confinement: ConfinementReport,
     /// How often each digest was claimed, written and extracted, if that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit: Option<AuditReport>,
