@@ -138,7 +138,8 @@ pub enum Outcome {
     None,
 }
 
-/// Receives events, from several threads at once. Must be quick: it is called from the lanes.
+/// Receives events, from several threads at once. Must be quick: it is called from the lanes, which are confined
+/// (`ImportOptions::confine`): a listener that opens files or sockets does so beforehand, or on a thread of its own.
 pub trait Progress: Send + Sync {
     /// Takes one event.
     fn event(&self, event: &Event);

@@ -13,7 +13,7 @@ use super::{MemberKind, MemberName, MemberStat};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::tar::{TarInput, TarReader};
 use crate::limits::Limits;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -78,6 +78,13 @@ impl Seekable {
         match &*self.0 {
             Backing::Tar(tar) => Some(tar.size_bytes),
             Backing::Directory(_) => None,
+        }
+    }
+
+    pub(super) fn directory_handle(&self) -> Option<BorrowedFd<'_>> {
+        match &*self.0 {
+            Backing::Tar(_) => None,
+            Backing::Directory(dir) => Some(dir.as_fd()),
         }
     }
 

@@ -5,6 +5,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::codec::{Codec, SNIFF_BYTES};
 use crate::limits::Limits;
 use crate::parallel::Budget;
+use rustix::fd::BorrowedFd;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -50,6 +51,14 @@ pub enum Source {
 }
 
 impl Source {
+    /// The directory from which members are still to be opened; other archives are one open file.
+    pub fn directory(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Source::Seekable(archive) => archive.directory_handle(),
+            Source::Stream(_) => None,
+        }
+    }
+
     /// The size of the archive file, where it has one.
     pub fn size_bytes(&self) -> Option<u64> {
         match self {

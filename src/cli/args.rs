@@ -164,6 +164,9 @@ pub struct Import {
     /// Without privilege: leave out owners that cannot be set
     #[arg(long)]
     pub ignore_chown: bool,
+    /// Do not confine the threads that extract to the store and the archive (Landlock, fewer capabilities)
+    #[arg(long)]
+    pub no_confine: bool,
     /// How many layers to work on at once [default: the number of processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,

@@ -268,6 +268,7 @@ fn import_options(args: &args::Import) -> ImportOptions {
         no_retag: args.no_retag,
         audit: args.audit,
         ignore_chown: args.ignore_chown,
+        confine: !args.no_confine,
         ..ImportOptions::default()
     };
     options.platform = match &args.platform {

@@ -85,6 +85,9 @@ fn general_hint(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::NoSpace => Some("free some space ('transload gc' may help), or choose another --store"),
         ErrorKind::ReadOnly => Some("choose a --store on a filesystem that can be written"),
         ErrorKind::Permission => Some("run as root, or choose a --store that you own"),
+        ErrorKind::LimitExceeded => {
+            Some("if you trust the archive, raise the limit (transload import --help)")
+        }
         ErrorKind::Truncated => Some("the archive is incomplete: fetch or save it again"),
         ErrorKind::NewerFormat => Some("use the release that wrote the store, or a newer one"),
         ErrorKind::NoPlatform => Some("choose one with --platform, or take all with --all-platforms"),

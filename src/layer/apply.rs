@@ -393,9 +393,13 @@ impl<'a> Tree<'a> {
     fn delete(&mut self, dir: &Dir, name: &[u8]) -> Result<()> {
         let path = dir.path_of(name);
         match file_type(dir, name)? {
-            Some(FileType::Directory) => return self.mark_opaque(path),
-            Some(_) => return Ok(()),
-            None if self.list.pending.contains_key(&path) => return Ok(()),
+            Some(FileType::Directory) => {
+                self.list.note_deleted(path.clone())?;
+                return self.mark_opaque(path);
+            }
+            Some(_) if self.list.whiteouts.contains(&path) => return Ok(()),
+            Some(_) => return self.list.note_deleted(path),
+            None if self.list.pending.contains_key(&path) => return self.list.note_deleted(path),
             None => {}
         }
         if self.options.form != WhiteoutForm::List {

@@ -6,6 +6,7 @@
 
 mod apply;
 mod attributes;
+mod confine;
 mod data;
 mod dirs;
 mod notices;
@@ -17,6 +18,7 @@ mod whiteout;
 
 pub use apply::apply;
 pub use attributes::{XattrVerdict, judge_xattr};
+pub use confine::{Confinement, ConfinementReport, confinement_support};
 pub use whiteout::{Whiteout, whiteout_of};
 
 use crate::limits::Limits;

@@ -34,6 +34,9 @@ impl Directory {
 pub(super) struct SideList {
     /// Names that are deleted; in overlayfs forms there is a device 0:0 for each.
     pub whiteouts: BTreeSet<Path>,
+    /// Names that were deleted and that something of this layer has now: a directory that comes to have one hides what
+    /// is below, whatever had it in between.
+    pub deleted: BTreeSet<Path>,
     /// Directories that hide what is below.
     pub opaque: BTreeSet<Path>,
     /// Directories that no entry has mentioned so far.
@@ -62,7 +65,20 @@ impl SideList {
         if !self.pending.is_empty() {
             self.pending.remove(path);
         }
-        !self.whiteouts.is_empty() && self.whiteouts.remove(path)
+        if !self.whiteouts.is_empty()
+            && let Some(path) = self.whiteouts.take(path)
+        {
+            self.deleted.insert(path);
+            return true;
+        }
+        !self.deleted.is_empty() && self.deleted.contains(path)
+    }
+
+    /// Notes that a name was deleted which something of this layer has.
+    pub fn note_deleted(&mut self, path: Path) -> Result<()> {
+        self.charge(path.len())?;
+        self.deleted.insert(path);
+        Ok(())
     }
 
     /// Whether [`SideList::claim`] could matter to anyone.

@@ -321,6 +321,24 @@ fn whiteouts_mean_the_same_before_and_after_their_siblings() {
 }
 
 #[test]
+fn a_deleted_name_that_becomes_a_file_and_then_a_directory_hides_what_is_below() {
+    if !is_root() {
+        return;
+    }
+    let (delete, file, dir) = (file(".wh.a", ""), file("a", "1"), dir("a"));
+    for entries in [
+        [delete.clone(), file.clone(), dir.clone()],
+        [file.clone(), delete.clone(), dir.clone()],
+        [file, dir.clone(), delete.clone()],
+        [dir.clone(), delete, dir],
+    ] {
+        let (place, applied) = good(&entries);
+        assert_eq!(paths(&applied.record.opaque), ["a"]);
+        assert!(place.is_opaque("a") && applied.record.whiteouts.is_empty());
+    }
+}
+
+#[test]
 fn the_other_forms_mark_with_user_attributes_or_not_at_all() {
     if !is_root() {
         return;

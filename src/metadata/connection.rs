@@ -146,6 +146,8 @@ fn connect(path: &Path, access: OpenFlags) -> Result<Connection> {
     connection.busy_timeout(BUSY_BACKSTOP)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "foreign_keys", true)?;
+    // Never a file in /tmp: threads that extract are confined to the store and use this, too.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(connection)
 }
 

@@ -58,8 +58,10 @@ impl Reference {
     pub fn familiar(&self) -> String {
         let full = self.to_string();
         let short = full.strip_prefix("docker.io/").unwrap_or(&full);
-        let short = short.strip_prefix("library/").unwrap_or(short);
-        short.to_string()
+        let shorter = short.strip_prefix("library/").unwrap_or(short);
+        // Of `docker.io/library/a/b` and `docker.io/localhost/a` no part can go: what is left means another image.
+        let is_same = |text: &&str| text.parse().is_ok_and(|name: Reference| name == *self);
+        [shorter, short].into_iter().find(is_same).unwrap_or(&full).to_string()
     }
 
     /// The name with this tag instead of its own.
@@ -190,6 +192,12 @@ mod tests {
         ];
         for (text, full) in table {
             assert_eq!(text.parse::<Reference>().expect(text).to_string(), full);
+        }
+        for text in
+            ["library/a/b", "docker.io/localhost/a", "docker.io/library/localhost/a", "a/library/b", "alpine"]
+        {
+            let name: Reference = text.parse().expect(text);
+            assert_eq!(name.familiar().parse::<Reference>().expect(text), name, "{text}");
         }
         for bad in
             ["", "A", "a/", "/a", "a//b", "a:", "a:b:c", "a@b", "-a", "a..b", "a:-x", "a b", "ü", "x.y/"]

@@ -3,6 +3,8 @@
 mod budget;
 mod cancel;
 pub mod in_flight;
+#[cfg(test)]
+mod in_flight_tests;
 mod lanes;
 mod pool;
 mod sync;

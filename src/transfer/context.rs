@@ -6,7 +6,7 @@ use super::layer_job::StageClock;
 use super::options::ImportOptions;
 use crate::content::Committed;
 use crate::error::{Error, ErrorKind, Result};
-use crate::layer::ApplyOptions;
+use crate::layer::{ApplyOptions, Confinement};
 use crate::metadata::{BlobRow, Resource};
 use crate::oci::{DiffId, Digest};
 use crate::parallel::{Budget, Cancel, Pool};
@@ -27,6 +27,8 @@ pub(crate) struct Context<'a> {
     pub(crate) threads: usize,
     pub(crate) lease: Lease<'a>,
     pub(crate) apply: ApplyOptions,
+    /// What the lanes are confined to.
+    pub(crate) confinement: Confinement,
     pub(crate) clock: StageClock,
     /// What this import wrote or relies on; synced and marked at the end.
     pub(crate) touched: Mutex<Vec<Resource>>,

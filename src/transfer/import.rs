@@ -14,7 +14,7 @@ use crate::content::Committed;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::codec::Codec;
 use crate::io::durable;
-use crate::layer::{ApplyOptions, Ownership};
+use crate::layer::{ApplyOptions, Confinement, ConfinementReport, Ownership};
 use crate::metadata::{self, ImageCommit, ManifestRow, NewImage, Resource};
 use crate::oci::{ChainId, Descriptor, DiffId, Digest, media_type};
 use crate::parallel::{Budget, Cancel, Pool};
@@ -60,7 +60,8 @@ pub fn import(
         let size_bytes = source.size_bytes();
         span.record("size_bytes", size_bytes);
         audit.event(&Event::ImportStarted { archive: name.clone(), size_bytes, trace_id });
-        let import = Import::start(store, resources, options, &audit, cancel)?;
+        let mut import = Import::start(store, resources, options, &audit, cancel)?;
+        import.confine(&source);
         import.run(source, trace_id, started)
     };
     let threads = resources.threads as u64;
@@ -134,10 +135,28 @@ impl<'a> Import<'a> {
             threads: resources.threads.max(1),
             lease: trace::within(trace::stage!("lease"), |_| store.lease_cancellable(cancel))?,
             apply,
+            confinement: Confinement::none(),
             clock: StageClock::default(),
             touched: Default::default(),
         };
         Ok(Import { context, filesystem: store.sync_handle()? })
+    }
+
+    /// Decides what the lanes will be able to reach.
+    fn confine(&mut self, source: &Source) {
+        if self.context.options.confine {
+            let (store, form) = (self.context.store.root(), self.context.apply.form);
+            self.context.confinement = Confinement::new(store, source.directory(), form);
+        }
+    }
+
+    /// How the lanes were confined; a notice where it was wanted and could not be had.
+    fn told_confinement(&self) -> ConfinementReport {
+        let report = self.context.confinement.report();
+        if let (true, Some(missing)) = (self.context.options.confine, &report.missing) {
+            self.context.notice(format!("the threads that extracted were not fully confined: {missing}"));
+        }
+        report
     }
 
     fn run(self, source: Source, trace_id: TraceId, started: Instant) -> Result<ImportReport> {
@@ -375,6 +394,7 @@ impl<'a> Import<'a> {
         report.skipped = plan.skipped;
         report.stages_ms = StageTimes { sync: sync_ms, ..self.context.clock.report() };
         report.peak_rss_bytes = peak_rss_bytes();
+        report.confinement = self.told_confinement();
         report.notices = self.context.audit.take_notices();
         report.claims = self.context.audit.claims();
         report.audit = self.context.audit.report();

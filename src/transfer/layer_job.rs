@@ -13,7 +13,7 @@ use crate::oci::{DiffId, Digest};
 use crate::parallel::{Budget, Cancel};
 use crate::snapshot::TreeIngest;
 use crate::trace;
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tracing::Span;
@@ -162,9 +162,10 @@ fn unpack_layer<'s>(
         };
         return Ok(PartUnpacked { diff_id: None, bytes: None, tree });
     }
+    let most = work.apply.limits.layer_bytes;
     if side {
         let done = ahead(&mut *intake, |compressed| {
-            let stream = decoder(codec, compressed, work.budget, work.cancel)?;
+            let stream = Capped::new(decoder(codec, compressed, work.budget, work.cancel)?, most);
             side_by_side(stream, codec, |piped| extract(piped, unpack, work))
         })?;
         StageClock::add(&work.clock.inflate, done.inflate_time);
@@ -187,7 +188,8 @@ fn inflate<'s>(
     span: &Span,
 ) -> Result<PartUnpacked<'s>> {
     let before = intake.busy();
-    let mut stream = Unpacked::new(decoder(codec, &mut *intake, work.budget, work.cancel)?);
+    let stream = decoder(codec, &mut *intake, work.budget, work.cancel)?;
+    let mut stream = Unpacked::new(Capped::new(stream, work.apply.limits.layer_bytes));
     let tree = extract(&mut stream, unpack, work)?;
     stream.drain()?;
     let (hash_time, with_intake) = (stream.hash_time, stream.inflate_time);
@@ -198,6 +200,34 @@ fn inflate<'s>(
     StageClock::add(&work.clock.hash, hash_time);
     span.record("bytes", bytes).record("busy_us", micros(inflate_time)).record("hash_us", micros(hash_time));
     Ok(PartUnpacked { diff_id: Some(DiffId(digest)), bytes: Some(bytes), tree })
+}
+
+/// Uncompressed bytes up to a limit. The extraction counts what entries have; this also ends what goes on behind the
+/// tar's end, or is only inflated for its digest.
+struct Capped<R> {
+    inner: R,
+    left: u64,
+    most: u64,
+}
+
+impl<R> Capped<R> {
+    fn new(inner: R, most: u64) -> Self {
+        // The blocks that end a tar are not counted.
+        Capped { inner, left: most.saturating_add(END_BYTES), most }
+    }
+}
+
+/// What may follow the last entry's data: padding, two zero blocks, and filling up to the 10 KiB that tar writes at once.
+const END_BYTES: u64 = 64 << 10;
+
+impl<R: Read> Read for Capped<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
+            Error::limit(format!("the layer unpacks to more than {} bytes", self.most)).into_io()
+        })?;
+        Ok(count)
+    }
 }
 
 /// Extracts the tree, if one is wanted. What lies after the tar's end is left to the caller.

@@ -371,7 +371,7 @@ fn work_off<'s>(
         brought.doing(|| format!("cannot import layer {}", layer.key())).map(|layer| (index, layer))
     };
     let feed = |lanes: &Lanes<'_, Owned<'s>>| owned.into_iter().try_for_each(|work| lanes.send(work));
-    let start = crate::layer::use_private_umask;
+    let start = || context.confinement.enter();
     let ((), results) = Lanes::scope(lanes, &cancel, start, work, feed)?;
     for (index, layer) in results {
         layers[index] = layer;

@@ -26,6 +26,9 @@ pub struct ImportOptions {
     pub audit: bool,
     /// Whether owners that cannot be set are passed over.
     pub ignore_chown: bool,
+    /// Whether the threads that the import makes are confined to the store and the archive, as far as the kernel can. It
+    /// never touches the calling thread.
+    pub confine: bool,
     /// Caps on what the input may ask for.
     pub limits: Limits,
     /// How long another import that holds a claim may show no progress before its work is taken over.
@@ -46,6 +49,7 @@ impl Default for ImportOptions {
             no_retag: false,
             audit: false,
             ignore_chown: false,
+            confine: true,
             limits: Limits::default(),
             patience: Duration::from_secs(30),
             trace_id: None,

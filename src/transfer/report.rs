@@ -1,6 +1,7 @@
 //! What an import did, for programs; as JSON it is the contract of `docs/json.md`.
 
 use super::verdict::Finding;
+use crate::layer::ConfinementReport;
 use crate::oci::{ChainId, DiffId, Digest, Platform};
 use crate::progress::Outcome;
 use crate::trace::TraceId;
@@ -34,6 +35,8 @@ pub struct ImportReport {
     pub notices: Vec<String>,
     /// Rights that were taken, and waits for others.
     pub claims: ClaimTotals,
+    /// How the threads that extracted were confined.
+    pub confinement: ConfinementReport,
     /// How often each digest was claimed, written and extracted, if that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit: Option<AuditReport>,

@@ -67,7 +67,7 @@ pub(crate) fn read<'s>(context: &Context<'s>, stream: &mut Stream) -> Result<Pas
     let cancel = context.cancel.child();
     let work = |job: Job<'s>| bring(context, job, &cancel);
     let feed = |lanes: &Lanes<'_, Job<'s>>| feed(context, stream, lanes, &cancel);
-    let start = crate::layer::use_private_umask;
+    let start = || context.confinement.enter();
     let (mut passed, brought) = Lanes::scope(context.threads, &cancel, start, work, feed)?;
     for (name, layer) in brought {
         passed.insert(name, layer);

@@ -41,7 +41,12 @@ pub fn dir(path: &str) -> Layer {
 
 /// A layer without entries.
 pub fn layer() -> Layer {
-    Layer { entries: Vec::new(), pack: Pack::Gzip, end_blocks: true }
+    Layer { entries: Vec::new(), pack: Pack::Gzip, end_blocks: true, raw: None }
+}
+
+/// A layer whose tar was made elsewhere, byte by byte.
+pub fn raw_layer(tar: Vec<u8>) -> Layer {
+    Layer { raw: Some(tar), ..layer() }
 }
 
 /// One entry: what its header says, and its data.
@@ -65,6 +70,8 @@ pub struct Layer {
     entries: Vec<Entry>,
     pack: Pack,
     end_blocks: bool,
+    /// Instead of all entries.
+    raw: Option<Vec<u8>>,
 }
 
 impl Layer {
@@ -145,6 +152,9 @@ impl Layer {
 
     /// The uncompressed tar.
     pub fn tar(&self) -> Vec<u8> {
+        if let Some(raw) = &self.raw {
+            return raw.clone();
+        }
         let mut out = Vec::new();
         for entry in &self.entries {
             entry.write(&mut out);
@@ -223,6 +233,26 @@ fn append(out: &mut Vec<u8>, header: &Header, data: &[u8]) {
     out.extend_from_slice(header.as_bytes());
     out.extend_from_slice(data);
     out.resize(out.len().next_multiple_of(512), 0);
+}
+
+/// A member of a tar that is written by hand: its header says `size`, whatever `data` has.
+pub fn tar_member(kind: EntryType, name: &str, size: u64, data: &[u8]) -> Vec<u8> {
+    let mut header = Header::new_ustar();
+    header.set_path(name).expect("a short name");
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_size(size);
+    header.set_cksum();
+    let mut out = Vec::new();
+    append(&mut out, &header, data);
+    out
+}
+
+/// A PAX header with these records.
+pub fn pax(records: &[(&str, &str)]) -> Vec<u8> {
+    let mut data = Vec::new();
+    records.iter().for_each(|(key, value)| record(&mut data, key, value.as_bytes()));
+    tar_member(EntryType::XHeader, "PaxHeaders/x", data.len() as u64, &data)
 }
 
 /// A PAX record, whose length counts its own digits.

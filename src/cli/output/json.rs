@@ -52,7 +52,8 @@ fn join_named(name: &str, into: &mut Value, other: Value) {
 fn join_numbers(name: &str, a: u64, b: u64) -> u64 {
     match name {
         "version" => a,
-        _ if name.starts_with("peak_") => a.max(b),
+        "landlock_abi" => a.min(b),
+        _ if name.starts_with("peak_") || name.starts_with("memory_") => a.max(b),
         _ => a.saturating_add(b),
     }
 }

@@ -95,14 +95,14 @@ fn idmap() -> Remark {
 }
 
 fn landlock() -> Remark {
-    const VERSION: u32 = 1;
-    // SAFETY: with this flag the call takes neither pointer nor size and only answers a number.
-    let answer =
-        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, VERSION) };
-    match answer {
-        1.. => Remark::good("landlock", format!("the kernel has it, version {answer}")),
-        _ => Remark::note("landlock", "the kernel has none, or it is switched off: one line of defence less")
-            .mend("boot with lsm=landlock,… (Linux 5.13 or later)"),
+    let support = crate::layer::confinement_support();
+    match support.missing {
+        None => {
+            let says = format!("version {}; it confines the threads that extract", support.landlock_abi);
+            Remark::good("landlock", says)
+        }
+        Some(missing) => Remark::note("landlock", format!("{missing}: one line of defence less"))
+            .mend("boot with lsm=landlock,… (Linux 5.19 or later)"),
     }
 }
 

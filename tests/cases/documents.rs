@@ -1,0 +1,193 @@
+//! Indexes, manifests and configurations that lie, contradict each other, or lead in circles.
+
+use crate::house::*;
+use crate::support::image::*;
+use serde_json::{Value, json};
+
+#[test]
+fn t12_sizes_that_lie_are_refused() {
+    let sample = || several([file("a", "1")]);
+    for change in [json!(-1), json!("1"), json!(u64::MAX)] {
+        refused("a size", |_| {
+            archive(&with_manifest(&sample(), |m| m["layers"][0]["size"] = change.clone()))
+        });
+    }
+    for by in [-1_i64, 1] {
+        refused("one off", |_| {
+            archive(&with_manifest(&sample(), |m| {
+                m["layers"][0]["size"] = json!(m["layers"][0]["size"].as_i64().expect("a size") + by);
+            }))
+        });
+    }
+}
+
+#[test]
+fn t13_a_document_with_both_shapes_is_refused_and_one_without_a_type_imports() {
+    let sample = || several([file("a", "1")]);
+    let untyped = with_manifest(&sample(), |m| {
+        m.as_object_mut().expect("an object").remove("mediaType");
+    });
+    House::new().import(Way::File, &archive(&untyped), &[]).ok();
+    refused("both shapes", |_| archive(&with_manifest(&sample(), |m| m["manifests"] = json!([]))));
+    refused("a type against the shape", |_| {
+        archive(&with_manifest(&sample(), |m| {
+            m["mediaType"] = json!("application/vnd.oci.image.index.v1+json")
+        }))
+    });
+    refused("keys that stand twice", |_| {
+        let mut members = sample().oci_members();
+        for (name, data) in &mut members {
+            if name == "index.json" {
+                let text = String::from_utf8(data.clone()).expect("text");
+                *data = text.replacen('{', r#"{"manifests":[],"#, 1).into_bytes();
+            }
+        }
+        archive(&members)
+    });
+}
+
+#[test]
+fn t14_digests_that_are_none_are_refused() {
+    let upper = format!("sha256:{}", "A".repeat(64));
+    for text in ["sha256:../../x", "sha256:abc", upper.as_str(), "md5:d41d8cd98f00b204e9800998ecf8427e", ""] {
+        refused(text, |_| {
+            archive(&with_manifest(&several([file("a", "1")]), |m| m["layers"][0]["digest"] = json!(text)))
+        });
+    }
+}
+
+#[test]
+fn t15_a_claim_to_anothers_tree_is_refused_also_if_the_store_has_it() {
+    let honest = several([file("a", "1")]);
+    let other = several([file("b", "2")]);
+    let stolen = honest.diff_ids();
+    let liar = archive(&with_config(&other, |config| config["rootfs"]["diff_ids"] = json!(stolen)));
+    refused("alone", |_| liar.clone());
+    for way in WAYS {
+        let house = House::new();
+        house.import(Way::File, &honest.oci(), &["--tag", "example.com/honest:1"]).ok();
+        house.import(way, &liar, &[]).fails(3);
+        house.import(Way::File, &other.oci(), &["--tag", "example.com/other:1"]).ok();
+        house.import(way, &liar, &[]).fails(3);
+        assert_eq!(house.images().len(), 2);
+    }
+}
+
+#[test]
+fn t15_a_blob_listed_twice_with_two_diff_ids_is_refused() {
+    let twice = several([file("a", "1"), file("a", "1")]);
+    let wrong = digest(b"another");
+    let lie = || archive(&with_config(&twice, |config| config["rootfs"]["diff_ids"][1] = json!(wrong)));
+    refused("two DiffIDs for one blob", |_| lie());
+}
+
+#[test]
+fn t15_two_images_that_disagree_about_one_layer_are_refused() {
+    let first = image().name(NAME).layer(file("a", "1"));
+    let second = image().name("example.com/b:1").config(json!({"User": "1"})).layer(file("a", "1"));
+    let lie = || {
+        let mut members =
+            with_config(&second, |config| config["rootfs"]["diff_ids"][0] = json!(digest(b"x")));
+        let named = |members: &Members| -> Value {
+            let (_, data) = members.iter().find(|(name, _)| name == "index.json").expect("an index");
+            serde_json::from_slice(data).expect("JSON")
+        };
+        let mut index = named(&members);
+        let also = named(&first.oci_members())["manifests"][0].clone();
+        index["manifests"].as_array_mut().expect("manifests").insert(0, also);
+        members.retain(|(name, _)| name != "index.json");
+        let have: Vec<String> = members.iter().map(|(name, _)| name.clone()).collect();
+        members.extend(
+            first.oci_members().into_iter().filter(|(name, _)| name != "index.json" && !have.contains(name)),
+        );
+        members.push(("index.json".into(), index.to_string().into_bytes()));
+        archive(&members)
+    };
+    refused("two images, one layer, two DiffIDs", |_| lie());
+}
+
+#[test]
+fn t19_t20_cycles_and_diamonds_end_soon() {
+    let base = several([file("a", "1")]);
+    let diamond = |levels: usize| {
+        let manifest = base.manifest_bytes();
+        let mut members = base.oci_members();
+        members.retain(|(name, _)| name != "index.json");
+        let mut below = json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest(&manifest), "size": manifest.len()});
+        for _ in 0..levels {
+            let list =
+                json!({"schemaVersion": 2, "manifests": [below.clone(), below]}).to_string().into_bytes();
+            below = json!({"mediaType": "application/vnd.oci.image.index.v1+json", "digest": digest(&list), "size": list.len()});
+            members.push((format!("blobs/sha256/{}", &digest(&list)[7..]), list));
+        }
+        below["annotations"] = json!({"org.opencontainers.image.ref.name": NAME});
+        members.push((
+            "index.json".into(),
+            json!({"schemaVersion": 2, "manifests": [below]}).to_string().into_bytes(),
+        ));
+        archive(&members)
+    };
+    refused("30 levels", |_| diamond(30));
+    House::new().import(Way::File, &diamond(3), &[]).ok();
+}
+
+#[test]
+fn t21_configurations_are_stored_and_not_obeyed() {
+    let config = json!({"User": "4294967296:../../etc", "WorkingDir": "/../../..", "Labels": {"../x": "/etc/passwd"},
+        "Volumes": {"/etc": {}}});
+    let image = several([file("a", "1")]).config(config);
+    harmless("a hostile configuration", &[Way::File, Way::GzipStdin], |_| image.oci());
+    refused("more DiffIDs than layers", |_| {
+        archive(&with_config(&image, |c| {
+            c["rootfs"]["diff_ids"] = json!([image.diff_ids()[0], digest(b"x")])
+        }))
+    });
+}
+
+#[test]
+fn t22_an_archive_does_not_take_a_name_silently() {
+    for way in WAYS {
+        let house = House::new();
+        house.import(way, &several([file("a", "1")]).docker(), &[]).ok();
+        let before = house.images();
+        house.import(way, &several([file("b", "2")]).docker(), &["--no-retag"]);
+        assert_eq!(before, house.images(), "{way:?}");
+        let json = house.import(way, &several([file("b", "2")]).docker(), &[]).ok().json();
+        assert_eq!(json["images"][0]["outcome"], "retagged", "{way:?}");
+    }
+}
+
+#[test]
+fn t28_an_archive_that_is_two_images_is_refused() {
+    let one = several([file("a", "1").packed(Pack::Plain)]);
+    let other = several([file("b", "2").packed(Pack::Plain)]);
+    // As docker writes since version 25: manifest.json names the layout's blobs.
+    let both = |first: &Image, second: &Image| {
+        let mut members = first.oci_members();
+        let place = |digest: &str| format!("blobs/sha256/{}", &digest["sha256:".len()..]);
+        let layers: Vec<String> = second.diff_ids().iter().map(|id| place(id)).collect();
+        let manifest =
+            json!([{"Config": place(&digest(&second.config_bytes())), "RepoTags": [NAME], "Layers": layers}]);
+        members.retain(|(name, _)| name != "index.json");
+        let missing = second.oci_members().into_iter().filter(|(name, _)| name.starts_with("blobs/"));
+        let missing: Members =
+            missing.filter(|(name, _)| members.iter().all(|(known, _)| known != name)).collect();
+        members.extend(missing);
+        members.extend(first.oci_members().into_iter().filter(|(name, _)| name == "index.json"));
+        members.push(("manifest.json".into(), manifest.to_string().into_bytes()));
+        archive(&members)
+    };
+    House::new().import(Way::File, &both(&one, &one), &[]).ok();
+    refused("layout and manifest.json differ", |_| both(&one, &other));
+    let twice = |data: Vec<u8>| {
+        let mut members = one.docker_members();
+        members.insert(0, (members[0].0.clone(), data));
+        archive(&members)
+    };
+    let layer_bytes = one.docker_members()[0].1.clone();
+    House::new().import(Way::GzipStdin, &twice(layer_bytes.clone()), &[]).ok();
+    House::new().import(Way::File, &twice(layer_bytes.clone()), &[]).ok();
+    let mut changed = layer_bytes;
+    changed[520] ^= 1;
+    refused("members that differ", |_| twice(changed.clone()));
+}

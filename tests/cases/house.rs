@@ -1,0 +1,289 @@
+//! The ways in, a store with a directory beside it that nothing may touch, and the three verdicts: imports, refused, harmless.
+
+use crate::support::listing::{assert_same, listing};
+use crate::support::run::{Ran, command, run_with_input, transload};
+use crate::support::tools::skip;
+use crate::support::{self, image::*};
+use serde_json::{Value, json};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// The ways an archive comes in: by path and by stdin, as it is and compressed; a layout also as a directory.
+#[derive(Clone, Copy, Debug)]
+pub enum Way {
+    File,
+    GzipFile,
+    ZstdFile,
+    Stdin,
+    GzipStdin,
+    Directory,
+}
+
+pub const WAYS: [Way; 6] =
+    [Way::File, Way::GzipFile, Way::ZstdFile, Way::Stdin, Way::GzipStdin, Way::Directory];
+
+/// Tells `scripts/torture-hostile`, if it asks, what became of an input.
+fn count(verdict: &str) {
+    use std::io::Write;
+    if let Some(path) = std::env::var_os("TRANSLOAD_CASES_LOG") {
+        let mut log = std::fs::File::options().append(true).create(true).open(path).expect("a log");
+        writeln!(log, "{verdict}").expect("the log can be written");
+    }
+}
+
+/// Fails if anything outside of the store has changed.
+#[track_caller]
+pub fn assert_untouched(what: &str, house: &House, before: &[String]) {
+    let now = listing(&house.outside());
+    if now != before {
+        count("escaped");
+    }
+    assert_same(what, before, &now);
+}
+
+/// Writes the members of a layout as files; false for an archive that is none.
+fn lay_out(archive: &[u8], at: &Path) -> bool {
+    let mut files = Vec::new();
+    let mut tar = tar::Archive::new(archive);
+    for entry in tar.entries().expect("a tar") {
+        let Ok(mut entry) = entry else { return false };
+        let name = entry.path().expect("a name").into_owned();
+        let mut data = Vec::new();
+        if entry.header().entry_type() != tar::EntryType::Regular || entry.read_to_end(&mut data).is_err() {
+            return false;
+        }
+        files.push((name, data));
+    }
+    let is_layout = files.iter().any(|(name, _)| name.ends_with("index.json"));
+    for (name, data) in files.into_iter().filter(|_| is_layout) {
+        let path = at.join(name);
+        std::fs::create_dir_all(path.parent().expect("members have names")).expect("a directory");
+        std::fs::write(path, data).expect("a member");
+    }
+    is_layout
+}
+
+/// A store, and beside it a directory that nothing may touch.
+pub struct House {
+    pub dir: TempDir,
+}
+
+impl House {
+    pub fn new() -> Self {
+        let dir = support::scratch();
+        let outside = dir.path().join("outside");
+        std::fs::create_dir(&outside).expect("a directory");
+        std::fs::write(outside.join("victim"), "untouched").expect("a file");
+        House { dir }
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    pub fn outside(&self) -> PathBuf {
+        self.dir.path().join("outside")
+    }
+
+    pub fn import(&self, way: Way, archive: &[u8], more: &[&str]) -> Ran {
+        let archive = match way {
+            Way::File | Way::Stdin | Way::Directory => archive.to_vec(),
+            Way::GzipFile | Way::GzipStdin => gzip(archive),
+            Way::ZstdFile => zstd(archive),
+        };
+        let path = self.dir.path().join("archive");
+        let shown = path.to_str().expect("text");
+        let mut words = vec!["--json", "import"];
+        words.extend(more);
+        match way {
+            Way::File | Way::GzipFile | Way::ZstdFile => {
+                std::fs::write(&path, archive).expect("an archive");
+                words.push(shown);
+                let ran = transload(&self.store(), words);
+                std::fs::remove_file(&path).expect("removes");
+                ran
+            }
+            Way::Directory => {
+                // What is no layout has one way less to come in by.
+                if !lay_out(&archive, &path) {
+                    return self.import(Way::File, &archive, more);
+                }
+                words.push(shown);
+                let ran = transload(&self.store(), words);
+                std::fs::remove_dir_all(&path).expect("removes");
+                ran
+            }
+            Way::Stdin | Way::GzipStdin => {
+                words.push("-");
+                run_with_input(&mut command(&self.store(), words), &archive)
+            }
+        }
+    }
+
+    /// The tree of an image.
+    pub fn tree(&self, name: &str) -> Vec<String> {
+        let at = self.dir.path().join("unpacked");
+        transload(&self.store(), ["unpack", name, at.to_str().expect("text")]).ok();
+        let lines = listing(&at);
+        std::fs::remove_dir_all(&at).expect("removes");
+        lines
+    }
+
+    pub fn images(&self) -> Vec<Value> {
+        let json = transload(&self.store(), ["--json", "images"]).ok().json();
+        json["images"].as_array().expect("images").clone()
+    }
+
+    /// Nothing is visible, the next import works, and without it nothing stays.
+    pub fn is_clean(&self, what: &str) {
+        assert!(self.images().is_empty(), "{what}: {:?}", self.images());
+        let good = image().name("example.com/good:1").layer(file("good", "good"));
+        self.import(Way::File, &good.oci(), &[]).ok();
+        transload(&self.store(), ["rm", "example.com/good:1"]).ok();
+        transload(&self.store(), ["gc"]).ok();
+        for place in ["blobs/sha256", "trees", "ingest"] {
+            let left: Vec<_> = std::fs::read_dir(self.store().join(place))
+                .expect("a store")
+                .map(|entry| entry.expect("an entry").path())
+                .collect();
+            assert!(left.is_empty(), "{what}: gc leaves {left:?}");
+        }
+    }
+}
+
+/// Imports by every way in; all give one tree and one manifest.
+#[track_caller]
+pub fn imports(what: &str, archive: &[u8], name: &str) -> (Vec<String>, Value) {
+    let mut first: Option<(Vec<String>, Value)> = None;
+    for way in WAYS {
+        let house = House::new();
+        let outside = listing(&house.outside());
+        count("tried benign");
+        let json = house.import(way, archive, &["--audit"]).ok().json();
+        let tree = house.tree(name);
+        assert_untouched(what, &house, &outside);
+        count("imported");
+        match &first {
+            None => first = Some((tree, json)),
+            Some((one, report)) => {
+                assert_same(&format!("{what} {way:?}"), one, &tree);
+                assert_eq!(report["images"][0]["manifest"], json["images"][0]["manifest"], "{what} {way:?}");
+            }
+        }
+    }
+    first.expect("there are several ways")
+}
+
+/// Refused by every way in, with one sentence and no trace.
+#[track_caller]
+pub fn refused(what: &str, build: impl Fn(&House) -> Vec<u8>) {
+    for way in WAYS {
+        let house = House::new();
+        let outside = listing(&house.outside());
+        count("tried hostile");
+        let ran = house.import(way, &build(&house), &[]);
+        assert_untouched(what, &house, &outside);
+        assert_eq!(ran.code, Some(3), "{what} {way:?}: {}{}", ran.text(), ran.stderr);
+        ran.fails(3);
+        count("refused");
+        // The whole look afterwards takes longer than the import; by the other ways it would see the same code.
+        match way {
+            Way::File | Way::GzipStdin => house.is_clean(&format!("{what} {way:?}")),
+            _ => assert!(house.images().is_empty(), "{what} {way:?}: {:?}", house.images()),
+        }
+    }
+}
+
+/// Refused or imported, and harmless either way: unpacked or not, nothing outside changes.
+#[track_caller]
+pub fn harmless(what: &str, ways: &[Way], build: impl Fn(&House) -> Vec<u8>) {
+    for &way in ways {
+        let house = House::new();
+        let outside = listing(&house.outside());
+        count("tried hostile");
+        let ran = house.import(way, &build(&house), &[]);
+        assert!(matches!(ran.code, Some(0 | 3)), "{what} {way:?}: {}{}", ran.text(), ran.stderr);
+        let imported = ran.code == Some(0);
+        for image in house.images() {
+            let name = image["name"].as_str().expect("a name").to_string();
+            let at = house.dir.path().join("unpacked");
+            let ran = transload(&house.store(), ["unpack", &name, at.to_str().expect("text")]);
+            assert!(matches!(ran.code, Some(0 | 3)), "{what} {way:?}: {}", ran.stderr);
+            transload(&house.store(), ["rm", &name]).ok();
+        }
+        assert_untouched(what, &house, &outside);
+        count(if imported { "harmless" } else { "refused" });
+        house.is_clean(&format!("{what} {way:?}"));
+    }
+}
+
+pub fn one(layer: Layer) -> Vec<u8> {
+    image().name("example.com/a:1").layer(layer).oci()
+}
+
+pub fn several(layers: impl IntoIterator<Item = Layer>) -> Image {
+    layers.into_iter().fold(image().name("example.com/a:1"), Image::layer)
+}
+
+pub const NAME: &str = "example.com/a:1";
+
+#[track_caller]
+pub fn has(lines: &[String], start: &str) {
+    assert!(lines.iter().any(|line| line.starts_with(start)), "no {start}:\n{}", lines.join("\n"));
+}
+
+#[track_caller]
+pub fn lacks(lines: &[String], name: &str) {
+    let start = format!("{name} ");
+    assert!(!lines.iter().any(|line| line.starts_with(&start)), "{name}:\n{}", lines.join("\n"));
+}
+
+pub fn root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        skip("not root");
+    }
+    root
+}
+
+/// Changes the manifest of an OCI layout, and what names it.
+pub fn with_manifest(image: &Image, change: impl Fn(&mut Value)) -> Members {
+    let old = image.manifest_bytes();
+    let mut manifest: Value = serde_json::from_slice(&old).expect("JSON");
+    change(&mut manifest);
+    let new = manifest.to_string().into_bytes();
+    let rename =
+        |text: &str| text.replace(&digest(&old)["sha256:".len()..], &digest(&new)["sha256:".len()..]);
+    let mut members = image.oci_members();
+    for (name, data) in &mut members {
+        if *data == old {
+            *data = new.clone();
+        } else if name == "index.json" {
+            let mut index: Value = serde_json::from_slice(data).expect("JSON");
+            index["manifests"][0]["size"] = json!(new.len());
+            *data = rename(&index.to_string()).into_bytes();
+        }
+        *name = rename(name);
+    }
+    members
+}
+
+/// Changes the configuration of an OCI layout, and what names it.
+pub fn with_config(image: &Image, change: impl Fn(&mut Value)) -> Members {
+    let old = image.config_bytes();
+    let mut config: Value = serde_json::from_slice(&old).expect("JSON");
+    change(&mut config);
+    let new = config.to_string().into_bytes();
+    let mut members = with_manifest(image, |manifest| {
+        manifest["config"]["digest"] = json!(digest(&new));
+        manifest["config"]["size"] = json!(new.len());
+    });
+    for (name, data) in &mut members {
+        if *data == old {
+            *name = format!("blobs/sha256/{}", &digest(&new)["sha256:".len()..]);
+            *data = new.clone();
+        }
+    }
+    members
+}

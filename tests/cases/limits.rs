@@ -1,0 +1,130 @@
+//! T10, T11, T12: what asks for more than anybody has, the flag that raises each limit, and the twin that imports.
+
+use crate::house::*;
+use crate::support::image::*;
+use std::os::unix::fs::MetadataExt;
+use tar::EntryType;
+
+const END: [u8; 1024] = [0; 1024];
+
+/// The layer of `tar` stored as zstd, which packs a gigabyte of zeros in a moment.
+fn packed(tar: Vec<u8>) -> Vec<u8> {
+    one(raw_layer(tar).packed(Pack::Zstd))
+}
+
+fn zeros(mib: u64) -> Vec<u8> {
+    let data = vec![0; (mib << 20) as usize];
+    [tar_member(EntryType::Regular, "zeros", mib << 20, &data), END.to_vec()].concat()
+}
+
+/// Refused with these words, imported with those.
+#[track_caller]
+fn refused_unless(what: &str, archive: &[u8], refused: &[&str], allowed: &[&str]) {
+    for way in [Way::File, Way::GzipStdin] {
+        let house = House::new();
+        let ran = house.import(way, archive, refused).fails(3);
+        assert!(ran.stderr.contains("hint: "), "{what}: no hint at the flag:\n{}", ran.stderr);
+        house.is_clean(what);
+        house.import(way, archive, allowed).ok();
+    }
+}
+
+#[test]
+fn t10_sparse_maps_without_bound_are_refused() {
+    let sparse = |map: &str, real_size: &str| {
+        let records = [
+            ("GNU.sparse.major", "1"),
+            ("GNU.sparse.minor", "0"),
+            ("GNU.sparse.name", "sparse"),
+            ("GNU.sparse.realsize", real_size),
+        ];
+        let mut data = map.as_bytes().to_vec();
+        data.resize(data.len().next_multiple_of(512), 0);
+        let member = tar_member(EntryType::Regular, "GNUSparseFile.0/sparse", data.len() as u64, &data);
+        one(raw_layer([pax(&records), member, END.to_vec()].concat()))
+    };
+    refused("ten million regions announced", |_| sparse("10000000\n", "1000"));
+    refused("a number of regions without end", |_| sparse(&"1".repeat(400), "1000"));
+    refused("regions that are not there", |_| sparse("1000\n0\n1\n", "1000"));
+    refused("a size beyond any file", |_| sparse("1\n0\n0\n", "18446744073709551615"));
+    if root() {
+        let thousand: String = (0..1000).map(|at| format!("{}\n0\n", at * 4096)).collect();
+        let (tree, _) = imports("a thousand regions", &sparse(&format!("1000\n{thousand}"), "4096000"), NAME);
+        has(&tree, "sparse file");
+    }
+}
+
+#[test]
+fn t11_a_layer_that_unpacks_beyond_the_limit_is_refused_and_zeros_take_no_space() {
+    let bomb = packed(zeros(256));
+    assert!(bomb.len() < 1 << 20, "{} bytes are no bomb", bomb.len());
+    refused_unless("256 MiB of zeros", &bomb, &["--max-layer-size", "200MiB"], &[]);
+    let house = House::new();
+    house.import(Way::File, &bomb, &[]).ok();
+    let tree = std::fs::read_dir(house.store().join("trees")).expect("trees").next().expect("a tree");
+    let file = find(&tree.expect("an entry").path(), "zeros");
+    let stat = std::fs::metadata(file).expect("the file");
+    assert_eq!(stat.len(), 256 << 20);
+    assert!(stat.blocks() * 512 < 1 << 20, "{} blocks for zeros", stat.blocks());
+}
+
+fn find(below: &std::path::Path, name: &str) -> std::path::PathBuf {
+    let mut places = vec![below.to_path_buf()];
+    while let Some(place) = places.pop() {
+        for entry in std::fs::read_dir(&place).expect("lists") {
+            let path = entry.expect("an entry").path();
+            match path.symlink_metadata().expect("there").is_dir() {
+                true => places.push(path),
+                false if path.ends_with(name) => return path,
+                false => {}
+            }
+        }
+    }
+    panic!("no {name} below {}", below.display())
+}
+
+#[test]
+fn t11_a_bomb_behind_the_end_of_the_layer_counts_too() {
+    let tar = [tar_member(EntryType::Regular, "a", 0, &[]), END.to_vec(), vec![0; 64 << 20]].concat();
+    refused_unless("zeros behind the end", &packed(tar), &["--max-layer-size", "32MiB"], &[]);
+}
+
+#[test]
+fn t11_a_window_of_two_gigabytes_is_refused_with_a_hint() {
+    let tar = file("a", "1").tar();
+    let size = u32::try_from(tar.len()).expect("small");
+    // Magic, no options, a window of 2^31, and one last block that is stored as it is.
+    let header = [0x28, 0xb5, 0x2f, 0xfd, 0, (31 - 10) << 3];
+    let block = (size << 3 | 1).to_le_bytes();
+    let blob = [&header[..], &block[..3], &tar].concat();
+    let mut members = docker_members(&[several([file("a", "1")])]);
+    members[0].1 = blob;
+    let bytes = archive(&members);
+    refused("a window of 2 GiB", |_| bytes.clone());
+    let ran = House::new().import(Way::File, &bytes, &[]).fails(3);
+    assert!(ran.stderr.contains("--memory"), "{}", ran.stderr);
+}
+
+#[test]
+fn t11_entries_names_and_extensions_have_limits() {
+    let many = one((0..200).fold(layer(), |layer, at| layer.file(&format!("f{at}"), "")));
+    refused_unless("200 entries", &many, &["--max-entries", "100"], &[]);
+    let name = |flag: u8, size: u64| {
+        let member = tar_member(EntryType::new(flag), "././@LongLink", size, &[b'n'; 4096]);
+        one(raw_layer([member, END.to_vec()].concat()))
+    };
+    for flag in [b'L', b'K', b'x', b'g'] {
+        refused(&format!("a gigabyte in an extension {:?}", char::from(flag)), |_| name(flag, 1 << 30));
+    }
+}
+
+#[test]
+fn t12_documents_layers_and_members_have_limits() {
+    let image = several([file("a", "1"), file("b", "2"), file("c", "3")]);
+    refused_unless("three layers", &image.oci(), &["--max-layers", "2"], &[]);
+    refused_unless("members", &image.oci(), &["--max-members", "3"], &[]);
+    let large = image.config(serde_json::json!({"Labels": {"l": "x".repeat(100 << 10)}}));
+    refused_unless("a configuration", &large.oci(), &["--max-json-size", "64KiB"], &[]);
+    let huge = |size: u64| tar_member(EntryType::Regular, "manifest.json", size, b"[{}]");
+    refused("a manifest.json of 5 GB", |_| huge(5 << 30));
+}
