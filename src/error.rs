@@ -340,7 +340,12 @@ impl From<io::Error> for Error {
             Some(errno) => strerror(errno),
             None => error.to_string(),
         };
-        Error::new(kind, message).with_source(error)
+        let failed = Error::new(kind, message);
+        let failed = match error.raw_os_error() {
+            Some(libc::EMFILE) => failed.with_hint("allow the process more open files (ulimit -n)"),
+            _ => failed,
+        };
+        failed.with_source(error)
     }
 }
 
@@ -362,6 +367,12 @@ impl Error {
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::ffi::ErrorCode;
+        if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) {
+            // SQLite does not say why. Where descriptors have run out, nothing else can be opened either.
+            if let Err(reason) = std::fs::File::open("/dev/null") {
+                return Error::from(reason).context("metadata database");
+            }
+        }
         let kind = match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => ErrorKind::NoSpace,
             Some(ErrorCode::ReadOnly) => ErrorKind::ReadOnly,

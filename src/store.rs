@@ -13,6 +13,7 @@ mod index_file;
 mod lease;
 mod lock;
 pub mod mounted;
+mod temporary;
 
 pub use crate::tree::WhiteoutForm;
 pub use format::{FORMAT_VERSION, IdRange, SnapshotterKind, StoreFormat};
@@ -24,7 +25,7 @@ use crate::content::ContentStore;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::durable;
 use crate::metadata::{Metadata, OpenMode};
-use crate::parallel::Cancel;
+use crate::parallel::{Cancel, failpoint};
 use crate::snapshot::{OverlaySnapshotter, PlainSnapshotter, Snapshotter, Trees};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
@@ -281,6 +282,7 @@ fn create(root: BorrowedFd<'_>, options: &StoreOptions) -> Result<StoreFormat> {
 /// Makes what a store consists of, where a crash during its creation left some of it out.
 fn complete(root: BorrowedFd<'_>) -> Result<()> {
     for name in DIRECTORIES {
+        failpoint::at("store.directory")?;
         durable::ensure_dir(root, name)?;
     }
     index_file::ensure_layout(root)

@@ -13,6 +13,7 @@ use super::{MemberKind, MemberName, MemberStat};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::tar::{TarInput, TarReader};
 use crate::limits::Limits;
+use crate::parallel::failpoint;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::collections::{HashMap, HashSet};
@@ -241,7 +242,8 @@ impl Read for MemberReader {
         if wanted == 0 {
             return Ok(0);
         }
-        let count = self.range.file.read_at(&mut buffer[..wanted], self.range.offset + self.position)?;
+        let buffer = failpoint::shorten("archive.read", &mut buffer[..wanted])?;
+        let count = self.range.file.read_at(buffer, self.range.offset + self.position)?;
         if count == 0 {
             return Err(shrunk().into_io());
         }

@@ -4,7 +4,7 @@ use super::{Seekable, Stream};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::codec::{Codec, SNIFF_BYTES};
 use crate::limits::Limits;
-use crate::parallel::Budget;
+use crate::parallel::{Budget, failpoint};
 use rustix::fd::BorrowedFd;
 use std::fs::File;
 use std::io::{self, Read};
@@ -114,6 +114,7 @@ fn open_stream(
     limits: &Limits,
     budget: &Budget,
 ) -> Result<Source> {
+    reader = failpoint::reader("archive.read", reader);
     let mut head = Vec::with_capacity(SNIFF_BYTES);
     (&mut reader).take(SNIFF_BYTES as u64).read_to_end(&mut head)?;
     if head.is_empty() {

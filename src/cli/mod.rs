@@ -8,6 +8,8 @@ mod audit;
 mod commands;
 mod doctor;
 mod exit;
+#[cfg(feature = "failpoints")]
+mod faults;
 mod fsck;
 mod inside;
 mod log;
@@ -56,9 +58,24 @@ impl From<io::Error> for Failure {
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     let before_parsing = BeforeParsing::of(&words);
+    #[cfg(feature = "failpoints")]
+    if let Err(error) = faults::from_environment() {
+        return ExitCode::from(exit::report(
+            &error,
+            before_parsing.json,
+            &Style::for_stderr(before_parsing.color),
+        ));
+    }
+    let code = dispatch(words, &before_parsing);
+    #[cfg(feature = "failpoints")]
+    faults::report();
+    ExitCode::from(code)
+}
+
+fn dispatch(words: Vec<OsString>, before_parsing: &BeforeParsing) -> u8 {
     match parse(words, before_parsing.color) {
-        Ok(cli) => ExitCode::from(run(cli)),
-        Err(error) => ExitCode::from(usage(error, &before_parsing)),
+        Ok(cli) => run(cli),
+        Err(error) => usage(error, before_parsing),
     }
 }
 

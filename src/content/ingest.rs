@@ -4,6 +4,7 @@ use super::ContentStore;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::{digesting::Digester, durable, locked::LockedDir};
 use crate::oci::{Algorithm, Digest};
+use crate::parallel::failpoint;
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -87,6 +88,7 @@ const DATA: &str = "data";
 impl BlobIngest {
     /// Starts afresh in a locked directory.
     pub(crate) fn start(dir: LockedDir, algorithm: Algorithm) -> Result<Self> {
+        failpoint::at("blob.create").doing(|| format!("cannot write ingest/{}", dir.name()))?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = fs::openat(dir.fd(), DATA, flags, Mode::from_raw_mode(0o600))
             .doing(|| format!("cannot write ingest/{}", dir.name()))?;
@@ -134,7 +136,8 @@ impl BlobIngest {
             self.offset += bytes.len() as u64;
             return Ok(());
         }
-        self.file.write_all(bytes).doing(|| format!("cannot write ingest/{}", self.name()))?;
+        let written = failpoint::at("blob.write").and_then(|()| self.file.write_all(bytes));
+        written.doing(|| format!("cannot write ingest/{}", self.name()))?;
         self.offset += bytes.len() as u64;
         if self.offset - self.written_behind >= WRITE_BEHIND_BYTES {
             self.write_behind();
@@ -235,10 +238,11 @@ impl BlobIngest {
         };
         // Readable by the owner alone: whoever may read blobs may enter the store, and that is 0700.
         fs::fchmod(&self.file, Mode::from_raw_mode(0o400))?;
-        if sync {
+        if sync && failpoint::sync("blob.sync")? {
             durable::sync_data(&self.file)?;
         }
         let blobs = content.dir(digest.algorithm());
+        failpoint::at("blob.publish")?;
         match durable::publish(dir.fd(), DATA, blobs, &digest.hex())? {
             true => Ok(Committed::New(digest, self.offset)),
             false => Ok(Committed::Existing(digest, self.offset)),

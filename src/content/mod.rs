@@ -11,6 +11,7 @@ pub use ingest::{BlobIngest, Committed, HEAD_BYTES, IngestRef, IngestStatus};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::{durable, locked::LockedDir};
 use crate::oci::{Algorithm, Digest};
+use crate::parallel::failpoint;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -170,7 +171,7 @@ impl Blob {
 
 impl Read for Blob {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.read_at(buffer, self.offset)?;
+        let count = self.read_at(failpoint::shorten("blob.read", buffer)?, self.offset)?;
         self.offset += count as u64;
         Ok(count)
     }

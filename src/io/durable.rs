@@ -4,6 +4,7 @@
 //! sync are errors: a failed write-back is reported once and never again by the kernel.
 
 use crate::error::{Result, ResultExt};
+use crate::parallel::failpoint;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -54,9 +55,10 @@ pub fn publish(from: BorrowedFd<'_>, name: &str, to: BorrowedFd<'_>, target: &st
 /// Replaces `name` by a file with these bytes, so that a crash leaves the old one or the new one.
 pub fn write_atomic(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], sync: bool) -> Result<()> {
     let temporary = format!(".{name}.{}", unique_name());
-    let written = write_new(dir, &temporary, bytes, sync)
+    let written = write_new(dir, (&temporary, name), bytes, sync)
+        .and_then(|()| Ok(failpoint::at_step(name, "rename")?))
         .and_then(|()| fs::renameat(dir, &temporary, dir, name).map_err(Into::into))
-        .and_then(|()| if sync { sync_dir(dir) } else { Ok(()) });
+        .and_then(|()| if sync && failpoint::sync_step(name, "dirsync")? { sync_dir(dir) } else { Ok(()) });
     if written.is_err() {
         // Best effort: the temporary file is of no use to anyone.
         let _ = fs::unlinkat(dir, &temporary, AtFlags::empty());
@@ -64,11 +66,13 @@ pub fn write_atomic(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], sync: bool) -
     written.doing(|| format!("cannot write {name}"))
 }
 
-fn write_new(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], sync: bool) -> Result<()> {
+fn write_new(dir: BorrowedFd<'_>, (temporary, name): (&str, &str), bytes: &[u8], sync: bool) -> Result<()> {
+    failpoint::at_step(name, "create")?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = std::fs::File::from(fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?);
+    let mut file = std::fs::File::from(fs::openat(dir, temporary, flags, Mode::from_raw_mode(0o600))?);
+    failpoint::at_step(name, "write")?;
     file.write_all(bytes)?;
-    if sync { sync_data(&file) } else { Ok(()) }
+    if sync && failpoint::sync_step(name, "sync")? { sync_data(&file) } else { Ok(()) }
 }
 
 /// A name that no other thread and no other process of this boot uses at the same time.
@@ -76,7 +80,7 @@ pub fn unique_name() -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);
     // The clock keeps a later process with the same id apart from what an earlier one left behind.
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let now = failpoint::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     format!("{}-{count}-{:x}", std::process::id(), now.as_nanos())
 }
 

@@ -15,7 +15,7 @@ use super::{Applied, ApplyOptions, Ownership};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::tar::{Entry, EntryKind, TarInput, TarReader};
 use crate::limits::Limits;
-use crate::parallel::Cancel;
+use crate::parallel::{Cancel, failpoint};
 use crate::tree::{PathBytes, WhiteoutForm, split_path};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, XattrFlags};
@@ -159,6 +159,7 @@ impl<'a> Tree<'a> {
                 .add(format!("an entry of the unknown type {:?} is left out", char::from(flag)), path);
             return Ok(());
         }
+        failpoint::at("tree.entry")?;
         let Some((parent, base)) = split_path(path) else { return self.root(entry) };
         if let Some(whiteout) = whiteout_of(base)? {
             return self.whiteout(parent, whiteout);

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::io::tar::{EntryData, Region, TarInput};
+use crate::parallel::failpoint;
 use rustix::fd::BorrowedFd;
 use rustix::fs::ftruncate;
 use rustix::io::{Errno, pwrite};
@@ -87,6 +88,7 @@ impl Writer<'_> {
 
     fn put(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
+            failpoint::at("tree.write")?;
             match pwrite(self.file, bytes, self.offset) {
                 Ok(written) => {
                     self.offset += written as u64;

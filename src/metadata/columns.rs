@@ -2,8 +2,9 @@
 
 use super::Labels;
 use crate::error::{Error, ErrorKind, Result};
+use crate::parallel::failpoint;
 use rusqlite::Row;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 use std::{fmt::Display, str::FromStr};
 
 /// SQLite counts with a sign; nothing that we count comes near the end.
@@ -60,6 +61,6 @@ pub(super) fn corrupt(what: impl Display) -> Error {
 }
 
 pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = failpoint::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

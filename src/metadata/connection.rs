@@ -2,6 +2,7 @@
 
 use super::schema;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::parallel::failpoint;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use std::os::fd::OwnedFd;
@@ -95,11 +96,25 @@ impl Metadata {
         let mut writer = lock(self.writer.as_ref().ok_or_else(read_only)?);
         let Writer { connection, lock } = &mut *writer;
         let _turn = Turn::take(lock)?;
+        failpoint::at("transaction.begin")?;
         let _mode = Synchronous::set(connection, sync)?;
         let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
         let value = work(&transaction)?;
+        failpoint::at("transaction.commit")?;
         transaction.commit()?;
+        failpoint::at("transaction.committed")?;
         Ok(value)
+    }
+
+    /// Comes back when a power cut can no longer undo anything that was recorded before.
+    pub fn barrier(&self) -> Result<()> {
+        self.write(Sync::Full, |transaction| {
+            // Only a transaction that writes is synced, and syncing its end of the log syncs all before it.
+            let sql =
+                "INSERT INTO fact VALUES ('barrier', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1";
+            transaction.prepare_cached(sql)?.execute([])?;
+            Ok(())
+        })
     }
 
     /// Runs `work` on one consistent state of the database, whatever is being written meanwhile.
@@ -174,6 +189,8 @@ fn prepare(connection: &Connection, lock: &OwnedFd, mode: OpenMode) -> Result<()
     }
     let _turn = Turn::take(lock)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    // Whatever else lies in the store later shows that there was a database; so it may not be lost to a power cut.
+    let _mode = Synchronous::set(connection, Sync::Full)?;
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     schema::migrate(&transaction)?;
     Ok(transaction.commit()?)
@@ -246,7 +263,8 @@ impl<'a> Synchronous<'a> {
         if sync == Sync::Lazy {
             return Ok(Synchronous(None));
         }
-        connection.pragma_update(None, "synchronous", "FULL")?;
+        let mode = if failpoint::sync("transaction.sync")? { "FULL" } else { "OFF" };
+        connection.pragma_update(None, "synchronous", mode)?;
         Ok(Synchronous(Some(connection)))
     }
 }
@@ -262,6 +280,9 @@ impl Drop for Synchronous<'_> {
 
 /// Where the kernel does not tell, every process is a boot of its own: safe, and only costs work.
 fn boot_id() -> String {
+    if let Some(boot) = failpoint::boot() {
+        return boot;
+    }
     match std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
         Ok(text) => text.trim().to_string(),
         Err(_) => format!("unknown-{}-{}", std::process::id(), super::columns::now_ms()),

@@ -2,6 +2,11 @@
 
 mod budget;
 mod cancel;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
+#[cfg(not(feature = "failpoints"))]
+#[path = "failpoint_off.rs"]
+pub(crate) mod failpoint;
 pub mod in_flight;
 #[cfg(test)]
 mod in_flight_tests;

@@ -8,7 +8,7 @@ use super::beneath;
 use super::heal::LinkSource;
 use super::merge::{Node, Stack};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::parallel::{Cancel, Lanes};
+use crate::parallel::{Cancel, Lanes, failpoint};
 use crate::tree::PathBytes;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
@@ -260,6 +260,7 @@ impl Copier<'_> {
         let mut report = CopyReport::default();
         for node in nodes {
             self.cancel.check()?;
+            failpoint::at("unpack.entry")?;
             let copy = || -> Result<CopyReport> {
                 let (dir, name) = beneath::open_parent(self.to, node.path())?;
                 copy_node(self.from, node, dir.as_fd(), name, self.lenient, self.cancel)

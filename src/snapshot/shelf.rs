@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::{durable, locked::LockedDir, remove};
 use crate::metadata::{Labels, Metadata, NewSnapshot, SnapshotKind, SnapshotRow, Usage};
 use crate::oci::{ChainId, DiffId};
-use crate::parallel::Cancel;
+use crate::parallel::{Cancel, failpoint};
 use crate::trace;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Uid};
@@ -294,7 +294,9 @@ impl Shelf {
         let row = self.get(key)?;
         let usage = self.measure(&row)?;
         // The data has to be there before a row says that it may be built upon.
-        durable::sync_filesystem(&self.base)?;
+        if failpoint::sync("snapshot.sync")? {
+            durable::sync_filesystem(&self.base)?;
+        }
         let committed = self.metadata.snapshot_commit(key, name, usage, labels, rebase.map(Some))?;
         let file = SnapshotFile {
             version: VERSION,
@@ -448,15 +450,26 @@ impl Staged<'_> {
     }
 
     fn place(mut self, id: u64) -> Result<()> {
-        let dir = self.dir.take().expect("held until placed");
-        match dir.publish(self.shelf.snapshots.as_fd(), &id.to_string())? {
-            Ok(_) => Ok(()),
-            Err(ours) => {
-                self.dir = Some(ours);
-                Err(Error::new(ErrorKind::Corrupt, format!("snapshots/{id} is there without a row"))
-                    .with_hint("run 'transload gc'"))
+        failpoint::at("snapshot.publish")?;
+        if self.try_place(id)? {
+            return Ok(());
+        }
+        // A power cut took the row that had this number before, and not its directory, which nobody knows now.
+        self.shelf.remove_directory(&id.to_string())?;
+        match self.try_place(id)? {
+            true => Ok(()),
+            false => {
+                let message = format!("snapshots/{id} is there without a row, again and again");
+                Err(Error::new(ErrorKind::Corrupt, message).with_hint("run 'transload gc'"))
             }
         }
+    }
+
+    fn try_place(&mut self, id: u64) -> Result<bool> {
+        let dir = self.dir.take().expect("held until placed");
+        let placed = dir.publish(self.shelf.snapshots.as_fd(), &id.to_string())?;
+        self.dir = placed.err();
+        Ok(self.dir.is_none())
     }
 }
 

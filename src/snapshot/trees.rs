@@ -8,7 +8,7 @@
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::{durable, locked::LockedDir, remove};
 use crate::oci::{Algorithm, DiffId, Digest};
-use crate::parallel::Cancel;
+use crate::parallel::{Cancel, failpoint};
 use crate::tree::TreeRecord;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Dir, Mode, OFlags};
@@ -120,6 +120,7 @@ impl Trees {
     fn start(&self, dir: LockedDir) -> Result<TreeIngest<'_>> {
         let fresh = || -> Result<OwnedFd> {
             remove::remove_contents(dir.fd())?;
+            failpoint::at("tree.create")?;
             fs::mkdirat(dir.fd(), "fs", Mode::from_raw_mode(0o755))?;
             let root = durable::open_dir(dir.fd(), "fs")?;
             // Whatever the umask took away.
@@ -136,7 +137,10 @@ impl Trees {
             // Out of sight first, so that nobody meets half a tree under its name.
             let tombstone = format!("removed-{}", durable::unique_name());
             match fs::renameat(&self.trees, directory(diff_id), &self.ingests, &tombstone) {
-                Ok(()) => remove::remove_tree(self.ingests.as_fd(), &tombstone),
+                Ok(()) => {
+                    failpoint::at("tree.remove")?;
+                    remove::remove_tree(self.ingests.as_fd(), &tombstone)
+                }
                 Err(Errno::NOENT) => Ok(()),
                 Err(errno) => Err(errno.into()),
             }
@@ -217,6 +221,7 @@ impl TreeIngest<'_> {
             let dir = self.dir.take().expect("held until published");
             // No sync here: one syncfs before the transaction covers all trees of an import.
             durable::write_atomic(dir.fd(), "tree.json", &json, false)?;
+            failpoint::at("tree.publish")?;
             match dir.publish(self.trees.trees.as_fd(), &directory(&diff_id))? {
                 Ok(_) => Ok(Committed::New),
                 Err(ours) => {

@@ -25,6 +25,7 @@ pub(super) fn ensure_layout(root: BorrowedFd<'_>) -> Result<()> {
     match fs::statat(root, LAYOUT, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(_) => Ok(()),
         Err(Errno::NOENT) => {
+            let _lock = lock::index(root)?;
             durable::write_atomic(root, LAYOUT, b"{\"imageLayoutVersion\":\"1.0.0\"}\n", true)
         }
         Err(errno) => Err(errno).doing(|| format!("cannot look at {LAYOUT}")),

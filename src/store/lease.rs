@@ -7,7 +7,7 @@ use super::{GcLock, Store, lock};
 use crate::error::{Result, ResultExt};
 use crate::io::durable;
 use crate::metadata::{LeaseRow, Resource};
-use crate::parallel::Cancel;
+use crate::parallel::{Cancel, failpoint};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -32,7 +32,9 @@ impl<'a> Lease<'a> {
     pub(super) fn take(store: &'a Store, cancel: &Cancel) -> Result<Self> {
         let no_gc = store.gc_lock_shared(cancel)?;
         let directory = durable::open_dir(store.root(), DIRECTORY)?;
+        failpoint::at("lease.create")?;
         let (id, alive) = locked_file(&directory)?;
+        failpoint::at("lease.record")?;
         let labels = [(PROCESS_LABEL.to_string(), std::process::id().to_string())].into();
         let lease = Lease { store, id, directory, _alive: alive, _no_gc: no_gc };
         store.metadata.lease_create(&lease.id, None, &labels)?;
@@ -56,7 +58,10 @@ impl<'a> Lease<'a> {
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         // What fails here is taken for a dead process's lease by the next collection.
-        let _ = self.store.metadata.lease_remove(&self.id);
+        let _ = failpoint::at("lease.release")
+            .map_err(Into::into)
+            .and_then(|()| self.store.metadata.lease_remove(&self.id));
+        let _ = failpoint::at("lease.unlink");
         let _ = fs::unlinkat(&self.directory, self.id.as_str(), AtFlags::empty());
     }
 }

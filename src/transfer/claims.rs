@@ -8,6 +8,7 @@ use crate::content::{BlobIngest, IngestRef};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::locked::LockedDir;
 use crate::oci::{DiffId, Digest};
+use crate::parallel::failpoint;
 use crate::parallel::{Cancel, Claim, InFlight, Owner, Ticket};
 use crate::snapshot::{TreeIngest, Trees};
 use crate::store::Store;
@@ -15,7 +16,7 @@ use crate::trace;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use std::sync::Mutex;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// What can be in flight. A layer is claimed under every identity that is known of it: by its blob before a stream has
 /// shown its manifest, by its DiffID where two blobs of different compression unpack to one tree.
@@ -258,7 +259,7 @@ fn wait_for_process(
             owner.beat();
         }
         let last = LockedDir::last_progress(ingests, place)?;
-        let idle = last.and_then(|at| SystemTime::now().duration_since(at).ok());
+        let idle = last.and_then(|at| failpoint::now().duration_since(at).ok());
         if idle.is_some_and(|idle| idle > patience) {
             return Ok(WaitEnd::Stalled);
         }

@@ -17,7 +17,7 @@ use crate::io::durable;
 use crate::layer::{ApplyOptions, Confinement, ConfinementReport, Ownership};
 use crate::metadata::{self, ImageCommit, ManifestRow, NewImage, Resource};
 use crate::oci::{ChainId, Descriptor, DiffId, Digest, media_type};
-use crate::parallel::{Budget, Cancel, Pool};
+use crate::parallel::{Budget, Cancel, Pool, failpoint};
 use crate::progress::{Event, Outcome, Progress};
 use crate::snapshot::Committed as LayerCommitted;
 use crate::store::Store;
@@ -328,7 +328,11 @@ impl<'a> Import<'a> {
             let needed =
                 self.context.options.sync && !self.context.store.metadata().undurable(&touched)?.is_empty();
             span.record("needed", needed);
-            if needed { durable::sync_filesystem(&self.filesystem) } else { Ok(()) }
+            if needed && failpoint::sync("import.sync")? {
+                durable::sync_filesystem(&self.filesystem)
+            } else {
+                Ok(())
+            }
         })?;
         Ok(started.elapsed().as_millis() as u64)
     }
@@ -359,7 +363,9 @@ impl<'a> Import<'a> {
             ..ImageCommit::default()
         };
         trace::within(trace::stage!("publish", kind = "images", digest, existing), |_| {
+            failpoint::at("images.publish")?;
             let committed = self.context.store.metadata().image_put(&commit)?;
+            failpoint::at("images.published")?;
             self.context.store.refresh_index()?;
             Ok(committed)
         })

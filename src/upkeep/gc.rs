@@ -11,7 +11,7 @@ use crate::error::{ErrorKind, Result, ResultExt};
 use crate::io::{durable, locked::LockedDir, remove::remove_tree};
 use crate::metadata::{ImageRow, SnapshotKind};
 use crate::oci::{DiffId, Digest};
-use crate::parallel::Cancel;
+use crate::parallel::{Cancel, failpoint};
 use crate::store::Store;
 use crate::trace;
 use rustix::fd::{AsFd, BorrowedFd};
@@ -231,10 +231,12 @@ impl Plan {
 
     fn forget(&mut self, store: &Store) -> Result<Vec<GcFailure>> {
         let metadata = store.metadata();
+        failpoint::at("gc.forget")?;
         for lease in &self.leases {
             metadata.lease_remove(lease)?;
         }
         store.sweep_lease_files()?;
+        store.sweep_temporaries()?;
         let mut failed = Vec::new();
         self.snapshots.retain(|key| match metadata.snapshot_remove(key) {
             Ok(_) => true,
@@ -250,6 +252,11 @@ impl Plan {
         self.spare(store)?;
         metadata.tree_remove(&self.tree_rows)?;
         metadata.blob_remove(&self.blobs.keys().copied().collect::<Vec<_>>())?;
+        // What is removed now must not be needed again by a state that a power cut brings back, such as the one before an
+        // unsynced retagging.
+        if self.bytes() > 0 && failpoint::sync("gc.sync")? {
+            metadata.barrier()?;
+        }
         Ok(failed)
     }
 
@@ -288,8 +295,12 @@ fn is_abandoned(store: &Store, name: &str) -> bool {
 /// every collection. One that is gone already is fine.
 fn remove_aside(parent: BorrowedFd<'_>, name: &str, trash: BorrowedFd<'_>) -> Result<()> {
     let aside = format!("removed-{}", durable::unique_name());
+    failpoint::at("gc.aside")?;
     match fs::renameat(parent, name, trash, aside.as_str()) {
-        Ok(()) => remove_tree(trash, &aside),
+        Ok(()) => {
+            failpoint::at("gc.remove")?;
+            remove_tree(trash, &aside)
+        }
         Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
@@ -307,7 +318,8 @@ impl Sweep<'_> {
 
     fn blobs(&mut self, blobs: &BTreeMap<Digest, u64>) {
         for (digest, bytes) in blobs {
-            if let Err(error) = self.store.content().remove(digest) {
+            let removed = failpoint::at("gc.blob").map_err(Into::into);
+            if let Err(error) = removed.and_then(|()| self.store.content().remove(digest)) {
                 self.report.blobs_removed -= 1;
                 self.report.bytes_freed -= bytes;
                 self.fail(format!("blob {digest}"), error);
@@ -338,7 +350,8 @@ impl Sweep<'_> {
         for (name, bytes) in sizes {
             // Locked while it goes, so that nobody starts in a directory that loses its files.
             let _held = LockedDir::try_existing(ingests, name);
-            if let Err(error) = remove_tree(ingests.as_fd(), name) {
+            let removed = failpoint::at("gc.ingest").map_err(Into::into);
+            if let Err(error) = removed.and_then(|()| remove_tree(ingests.as_fd(), name)) {
                 self.report.ingests_removed -= 1;
                 self.report.bytes_freed -= bytes;
                 self.fail(format!("ingest/{name}"), error);

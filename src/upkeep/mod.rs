@@ -14,6 +14,6 @@ pub use gc::{GcFailure, GcOptions, GcReport, gc, would_free};
 
 /// Milliseconds since 1970, as leases count them.
 fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = crate::parallel::failpoint::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -3,10 +3,13 @@
 // Each test program uses its own part of this.
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+pub mod disk;
 pub mod image;
 pub mod listing;
 pub mod mounts;
 pub mod run;
+pub mod soundness;
+pub mod tally;
 pub mod tools;
 
 use std::path::PathBuf;

@@ -1,0 +1,398 @@
+//! Systems that fail: full disks, too few descriptors, read errors, short reads, clocks that jump, signals, slow pipes, other users,
+//! a database that is damaged or gone. Each time there is one sentence that says what is wrong, an exit code as documented,
+//! and a store that can be used afterwards.
+
+mod support;
+
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, setrlimit};
+use support::disk::{FULL, Mounted, filesystem};
+use support::run::{Ran, command, run as finished, transload};
+use support::scratch;
+use support::soundness::{
+    Contents, archives, bad_blobs, contents, damage, differences, leftovers, with_faults,
+};
+use support::tally::{Tally, thorough};
+use support::tools::have;
+
+const FIRST: &str = "example.com/first:1";
+
+struct Scene {
+    dir: tempfile::TempDir,
+    archives: Vec<PathBuf>,
+    first: Contents,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let dir = scratch();
+        let archives = archives(dir.path(), 32);
+        let store = dir.path().join("expected");
+        import(&store, &archives[0]).ok();
+        Scene { first: contents(&store), dir, archives }
+    }
+
+    fn store(&self, name: &str) -> PathBuf {
+        let store = self.dir.path().join(name);
+        let _ = std::fs::remove_dir_all(&store);
+        store
+    }
+
+    fn words<'a>(&'a self, first: &'a [&'a str]) -> Vec<&'a str> {
+        let archive = self.archives[0].to_str().expect("text");
+        first.iter().copied().chain([archive]).collect()
+    }
+
+    /// What is wrong with a store in which the first image is imported again, and what is left over.
+    fn usable(&self, store: &Path) -> (Vec<String>, Vec<String>) {
+        let mut wrong = bad_blobs(store);
+        for ran in
+            [import(store, &self.archives[0]), transload(store, ["gc"]), transload(store, ["inspect", FIRST])]
+        {
+            if ran.code != Some(0) {
+                wrong.push(format!("afterwards {}: {:?} {}", ran.command, ran.code, ran.stderr));
+            }
+        }
+        wrong.extend(damage(store, ""));
+        let (more, less): (Vec<String>, Vec<String>) = differences(&self.first, &contents(store))
+            .into_iter()
+            .partition(|line| line.ends_with("is too much"));
+        wrong.extend(less);
+        (wrong, leftovers(store).into_iter().chain(more).collect())
+    }
+}
+
+fn import(store: &Path, archive: &Path) -> Ran {
+    transload(store, ["import", "-q", &archive.to_string_lossy()])
+}
+
+/// What is wrong with how a command failed: it must say so once, with the cause, and not panic.
+fn failed_well(ran: &Ran, codes: &[i32], cause: &str) -> Vec<String> {
+    let errors = ran.stderr.lines().filter(|line| line.starts_with("error: ")).count();
+    let well =
+        ran.code.is_some_and(|code| codes.contains(&code)) && errors == 1 && ran.stderr.contains(cause);
+    let well = well && !ran.stderr.contains("panicked");
+    if well { Vec::new() } else { vec![format!("{} ended with {:?}: {}", ran.command, ran.code, ran.stderr)] }
+}
+
+#[test]
+fn a_step_that_fails_says_why_and_the_store_stays_usable() {
+    let scene = Scene::new();
+    let mut tally = Tally::new("ENOSPC, EIO, EMFILE at each step");
+    let report = scene.dir.path().join("points");
+    let words = scene.words(&["import", "-q"]);
+    let mut run = command(&scene.store("counted"), &words);
+    run.env("TRANSLOAD_FAILPOINTS_REPORT", &report);
+    finished(&mut run).ok();
+    let text = std::fs::read_to_string(report).expect("a report");
+    let errors =
+        [("enospc", "No space left"), ("eio", "Input/output error"), ("emfile", "Too many open files")];
+    for (number, line) in text.lines().filter(|line| !line.starts_with('*')).enumerate() {
+        let (point, count) = line.split_once(' ').expect("a point and a count");
+        let count: u64 = count.parse().expect("a count");
+        let step = if thorough() { 1 } else { (count / 2).max(1) };
+        for moment in (1..=count).step_by(step as usize) {
+            // All three take turns at each point when there is no time for all.
+            let one = (number + moment as usize) % 3;
+            for (action, cause) in if thorough() { &errors[..] } else { &errors[one..=one] } {
+                let store = scene.store("store");
+                let fault = format!("{point}={action}@{moment}");
+                let ran = with_faults(&store, &fault, &words);
+                // What only tidies up may fail without a word.
+                let mut lost = if ran.code == Some(0) { Vec::new() } else { failed_well(&ran, &[1], cause) };
+                let (more, leaked) = scene.usable(&store);
+                lost.extend(more);
+                tally.fault(&fault, lost, leaked);
+            }
+        }
+    }
+    tally.end(30);
+}
+
+#[test]
+fn a_disk_that_is_full_at_any_point_can_be_freed_and_used_again() {
+    if !have(&["mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "mount", "umount"]) {
+        return;
+    }
+    let scene = Scene::new();
+    let mut tally = Tally::new("full filesystems");
+    for kind in FULL {
+        let image = scene.dir.path().join("disk");
+        filesystem(&kind, &image);
+        let disk = Mounted::new(&image, &scene.dir.path().join("full"), "defaults").expect("mounts");
+        let (store, filler) = (disk.path().join("store"), disk.path().join("filler"));
+        let steps = if thorough() { 48 } else { 5 };
+        for step in 0..steps {
+            let _ = std::fs::remove_dir_all(&store);
+            // Every other time the store has an image already, whose removal must be possible.
+            let before = step % 2 == 1;
+            if before {
+                transload(&store, ["import", "-q", "--tag", "old", &scene.archives[0].to_string_lossy()])
+                    .ok();
+                transload(&store, ["import", "-q", &scene.archives[1].to_string_lossy()]).ok();
+            }
+            fill(&filler, step * 640 / steps);
+            let ran = import(&store, &scene.archives[0]);
+            let what = format!("{} with {} KiB left", kind.name, step * 640 / steps);
+            let mut lost = match ran.code {
+                Some(0) => Vec::new(),
+                _ => failed_well(&ran, &[1], "space"),
+            };
+            if before {
+                for words in [&["rm", "old", "example.com/second:1"][..], &["gc"]] {
+                    let ran = transload(&store, words);
+                    if ran.code != Some(0) {
+                        lost.push(format!("nothing can be freed: {words:?}: {}", ran.stderr));
+                    }
+                }
+            }
+            std::fs::remove_dir_all(&filler).expect("the filler");
+            transload(&store, ["rm", "old", "example.com/second:1"]);
+            let (more, leaked) = scene.usable(&store);
+            lost.extend(more);
+            tally.fault(&what, lost, leaked);
+        }
+    }
+    tally.end(15);
+}
+
+/// Takes all the space there is but for some KiB: many files, of which the last are removed again.
+fn fill(dir: &Path, leave_kib: usize) {
+    std::fs::create_dir(dir).expect("a directory");
+    let mut files: Vec<(PathBuf, usize)> = Vec::new();
+    for kib in [4096, 64, 16] {
+        loop {
+            let path = dir.join(files.len().to_string());
+            let written = std::fs::File::create(&path)
+                .and_then(|mut file| file.write_all(&vec![1; kib << 10]).and_then(|()| file.sync_data()));
+            files.push((path, kib));
+            if written.is_err() {
+                break;
+            }
+        }
+    }
+    let mut left = leave_kib;
+    while left > 0 {
+        let Some((path, kib)) = files.pop() else { break };
+        // The one for which there was no room at all was never made.
+        if std::fs::remove_file(path).is_err() {
+            continue;
+        }
+        left = left.saturating_sub(kib.min(64));
+    }
+    rustix::fs::syncfs(std::fs::File::open(dir).expect("the directory")).expect("syncs");
+}
+
+#[test]
+fn with_too_few_descriptors_it_says_so() {
+    let scene = Scene::new();
+    let mut tally = Tally::new("descriptor limits");
+    for limit in (4..64).step_by(if thorough() { 1 } else { 6 }) {
+        let store = scene.store("store");
+        let mut run = command(&store, scene.words(&["import", "-q"]));
+        // SAFETY: one system call between fork and exec.
+        unsafe {
+            run.pre_exec(move || {
+                setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum: Some(limit) })?;
+                Ok(())
+            })
+        };
+        let ran = finished(&mut run);
+        let loader = ran.code == Some(127);
+        let mut lost = match ran.code {
+            Some(0) => Vec::new(),
+            // Not even the program's libraries could be opened.
+            _ if loader => Vec::new(),
+            _ => failed_well(&ran, &[1], "Too many open files"),
+        };
+        let (more, leaked) = scene.usable(&store);
+        lost.extend(more);
+        tally.fault(&format!("ulimit -n {limit}"), lost, leaked);
+    }
+    tally.end(10);
+}
+
+#[test]
+fn short_reads_and_a_slow_pipe_change_nothing() {
+    let scene = Scene::new();
+    let mut tally = Tally::new("short reads, slow pipes");
+    // Every read gives one byte: of the archive, and of a blob that an earlier import left packed.
+    let store = scene.store("store");
+    with_faults(&store, "archive.read=short", &scene.words(&["import", "-q", "--no-unpack"])).ok();
+    with_faults(&store, "blob.read=short", &scene.words(&["import", "-q"])).ok();
+    let (lost, leaked) = scene.usable(&store);
+    tally.fault("one byte at a time", lost, leaked);
+    for archive in [&scene.archives[0], &scene.archives[2]] {
+        let store = scene.store("store");
+        let mut child =
+            command(&store, ["import", "-q", "-"]).stdin(Stdio::piped()).spawn().expect("the program starts");
+        let mut pipe = child.stdin.take().expect("a pipe");
+        for chunk in std::fs::read(archive).expect("an archive").chunks(9973) {
+            pipe.write_all(chunk).expect("a reader");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(pipe);
+        assert!(child.wait().expect("ends").success());
+        let (lost, leaked) = scene.usable(&store);
+        tally.fault("a slow pipe", lost, leaked);
+    }
+    tally.end(3);
+}
+
+#[test]
+fn a_clock_that_jumps_changes_nothing() {
+    let scene = Scene::new();
+    let mut tally = Tally::new("clock jumps");
+    for jump in
+        ["clock=-100000000", "clock=100000000", "clock=-5000@4", "clock=900000@4", "clock=-1700000000@2"]
+    {
+        let store = scene.store("store");
+        let mut lost = Vec::new();
+        for words in
+            [scene.words(&["import", "-q"]), vec!["gc"], scene.words(&["import", "-q"]), vec!["images"]]
+        {
+            let ran = with_faults(&store, jump, &words);
+            if ran.code != Some(0) {
+                lost.push(format!("{words:?}: {}", ran.stderr));
+            }
+        }
+        let (more, leaked) = scene.usable(&store);
+        lost.extend(more);
+        tally.fault(jump, lost, leaked);
+    }
+    // Another importer that seems to have stalled since yesterday is waited for or overtaken, never harmed.
+    for jump in ["clock=90000@3", "clock=-90000@3"] {
+        let store = scene.store("store");
+        let mut slow = slowed(&store, "tree.entry=sleep:10", &scene.words(&["import", "-q"]));
+        std::thread::sleep(Duration::from_millis(100));
+        let ran = with_faults(&store, jump, &scene.words(&["import", "-q"]));
+        let mut lost = if ran.code == Some(0) { Vec::new() } else { vec![ran.stderr] };
+        lost.extend((!slow.wait().expect("ends").success()).then(|| "the slow one failed".to_string()));
+        let (more, leaked) = scene.usable(&store);
+        lost.extend(more);
+        tally.fault(&format!("{jump} beside another import"), lost, leaked);
+    }
+    tally.end(7);
+}
+
+fn slowed(store: &Path, faults: &str, words: &[&str]) -> Child {
+    let mut run = command(store, words);
+    run.env("TRANSLOAD_FAILPOINTS", faults).stdout(Stdio::null()).stderr(Stdio::piped());
+    run.spawn().expect("the program starts")
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).expect("it runs");
+}
+
+#[test]
+fn the_first_signal_ends_the_work_and_the_second_the_process() {
+    let scene = Scene::new();
+    let mut tally = Tally::new("signals");
+    let unpacked = scene.dir.path().join("unpacked");
+    let exported = scene.dir.path().join("exported.tar");
+    let import_words = scene.words(&["import", "-q"]);
+    let unpack_words = ["unpack", FIRST, unpacked.to_str().expect("text")];
+    let export_words = ["export", FIRST, "-o", exported.to_str().expect("text")];
+    let commands: [(&[&str], &str); 3] = [
+        (&import_words, "tree.entry=sleep:40"),
+        (&unpack_words, "unpack.entry=sleep:40"),
+        (&export_words, "blob.read=sleep:100"),
+    ];
+    for (words, slow) in commands {
+        for (first, again) in [(Signal::TERM, false), (Signal::INT, false), (Signal::INT, true)] {
+            let store = scene.store("store");
+            if words[0] != "import" {
+                import(&store, &scene.archives[0]).ok();
+            }
+            // To show the second signal, the first must find nobody who looks.
+            let faults =
+                if again { slow.split(':').next().map(|slow| format!("{slow}:60000")) } else { None };
+            let child = slowed(&store, faults.as_deref().unwrap_or(slow), words);
+            std::thread::sleep(Duration::from_millis(250));
+            let started = Instant::now();
+            signal(&child, first);
+            if again {
+                std::thread::sleep(Duration::from_millis(100));
+                signal(&child, first);
+            }
+            let output = child.wait_with_output().expect("ends");
+            let mut lost = Vec::new();
+            if output.status.code() != Some(130) {
+                lost.push(format!(
+                    "ended with {}: {}",
+                    output.status,
+                    String::from_utf8_lossy(&output.stderr)
+                ));
+            }
+            if started.elapsed() > Duration::from_secs(30) {
+                lost.push("it took too long to end".to_string());
+            }
+            if !again && (unpacked.exists() || exported.exists()) {
+                lost.push("half a result is there".to_string());
+            }
+            let _ = std::fs::remove_dir_all(&unpacked);
+            let (more, leaked) = scene.usable(&store);
+            lost.extend(more);
+            tally.fault(&format!("{first:?} during {}", words[0]), lost, leaked);
+        }
+    }
+    tally.end(9);
+}
+
+#[test]
+fn another_user_is_told_and_changes_nothing() {
+    if !have(&[]) {
+        return;
+    }
+    let scene = Scene::new();
+    let store = scene.store("store");
+    import(&store, &scene.archives[0]).ok();
+    let mut open = std::fs::metadata(scene.dir.path()).expect("the directory").permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut open, 0o755);
+    std::fs::set_permissions(scene.dir.path(), open).expect("its owner");
+    // Where a user cannot go, the program under test may lie.
+    let program = scene.dir.path().join("transload");
+    std::fs::copy(support::run::program(), &program).expect("a copy");
+    for words in [scene.words(&["import", "-q"]), vec!["images"], vec!["gc"], vec!["rm", FIRST]] {
+        let mut run = Command::new(&program);
+        run.arg("--store").arg(&store).args(&words).uid(65534).gid(65534).stdin(Stdio::null());
+        let ran = finished(&mut run);
+        assert_eq!(failed_well(&ran, &[1], "ermission denied"), Vec::<String>::new());
+    }
+    let (lost, leaked) = scene.usable(&store);
+    assert!(lost.is_empty() && leaked.is_empty(), "{lost:?} {leaked:?}");
+}
+
+#[test]
+fn a_damaged_database_is_said_and_nothing_is_removed_for_it() {
+    let scene = Scene::new();
+    let mut tally = Tally::new("damaged databases");
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 1] = [("overwritten", |db| {
+        let size = std::fs::metadata(db).expect("the database").len() as usize;
+        std::fs::write(db, support::soundness::noise(7, size / 1024)).expect("the database");
+    })];
+    for (what, break_it) in damages {
+        let store = scene.store("store");
+        import(&store, &scene.archives[0]).ok();
+        break_it(&store.join("meta.db"));
+        for log in ["meta.db-wal", "meta.db-shm"] {
+            let _ = std::fs::remove_file(store.join(log));
+        }
+        let before = contents(&store);
+        let mut lost = Vec::new();
+        for words in [scene.words(&["import", "-q"]), vec!["images"], vec!["gc"], vec!["rm", FIRST]] {
+            let ran = transload(&store, &words);
+            lost.extend(failed_well(&ran, &[1], "metadata database"));
+        }
+        lost.extend(differences(&before, &contents(&store)));
+        tally.fault(what, lost, Vec::new());
+    }
+    tally.end(1);
+}

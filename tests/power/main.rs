@@ -1,0 +1,310 @@
+//! Power cuts: imports, removals and collections on ext4, xfs and btrfs, cut off at random moments and right after something was
+//! reported as done, then mounted with journal replay.
+//!
+//! After each cut: what was reported as done is there, what was removed is gone, what shows is whole, every name under `blobs/`
+//! holds its bytes, importing again gives what it gives anywhere, and a collection leaves nothing over. With one sync taken out by
+//! a fail point some cut must show it; else either the sync or this test is worth nothing.
+//!
+//! `cargo test --features failpoints --test power -- [--cuts N] [--disk NAME] [--sync POINT]… [--scratch DIR]`
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod work;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use support::disk::{KINDS, Kind, Shelf};
+use support::soundness::{
+    Contents, archives, bad_blobs, contents, damage, differences, leftovers, unpacked, visible, with_faults,
+};
+use support::tally::Tally;
+use work::{Account, FIRST, Manner, SECOND, Work};
+
+/// Cuts of one disk's life; then the disk is made anew.
+const CUTS_OF_A_LIFE: usize = 10;
+
+/// The syncs that a command waits for.
+const SYNCS: [&str; 8] = [
+    "blob.sync",
+    "import.sync",
+    "transaction.sync",
+    "gc.sync",
+    "transload.json.sync",
+    "transload.json.dirsync",
+    "oci-layout.sync",
+    "oci-layout.dirsync",
+];
+
+struct Options {
+    cuts: usize,
+    disk: Option<String>,
+    syncs: Vec<String>,
+    scratch: Option<PathBuf>,
+}
+
+impl Options {
+    fn of_process() -> Options {
+        let mut options = Options { cuts: 16, disk: None, syncs: Vec::new(), scratch: None };
+        let mut words = std::env::args().skip(1);
+        // What cargo hands to every test program is passed over.
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--cuts" => options.cuts = words.next().and_then(|text| text.parse().ok()).expect("--cuts N"),
+                "--disk" => options.disk = words.next(),
+                "--sync" => options.syncs.extend(words.next()),
+                "--scratch" => options.scratch = words.next().map(PathBuf::from),
+                _ => {}
+            }
+        }
+        options
+    }
+}
+
+/// Everything that stays the same from cut to cut.
+struct House {
+    // Unmounted before its directory goes.
+    shelf: Shelf,
+    dir: tempfile::TempDir,
+    archives: Vec<PathBuf>,
+    both: Contents,
+    roots: BTreeMap<&'static str, Vec<String>>,
+    targets: BTreeMap<&'static str, String>,
+    numbers: u64,
+}
+
+/// A cut, and when it was made.
+struct Cut {
+    image: PathBuf,
+    from: Instant,
+    to: Instant,
+}
+
+fn main() {
+    let options = Options::of_process();
+    if !support::tools::have(&["mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "btrfs", "mount", "umount"]) {
+        return;
+    }
+    let mut house = House::new(&options);
+    let kinds: Vec<&Kind> =
+        KINDS.iter().filter(|kind| options.disk.as_deref().is_none_or(|name| name == kind.name)).collect();
+    if options.syncs.is_empty() {
+        for kind in &kinds {
+            house.must_survive(kind, options.cuts.div_ceil(kinds.len()));
+        }
+    }
+    let default = ["blob.sync", "import.sync", "transaction.sync"].map(str::to_string).to_vec();
+    let all = options.syncs.iter().any(|sync| sync == "all");
+    let syncs = match (all, options.syncs.is_empty()) {
+        (true, _) => SYNCS.map(str::to_string).to_vec(),
+        (_, true) => default,
+        _ => options.syncs.clone(),
+    };
+    let strict = KINDS[1].name;
+    for sync in &syncs {
+        for kind in kinds.iter().filter(|kind| all || !options.syncs.is_empty() || kind.name == strict) {
+            house.must_show(kind, sync, !all);
+        }
+    }
+}
+
+impl House {
+    fn new(options: &Options) -> House {
+        let place = options.scratch.clone().unwrap_or_else(|| {
+            let memory = PathBuf::from("/dev/shm");
+            if memory.is_dir() { memory } else { std::env::temp_dir() }
+        });
+        let dir = tempfile::Builder::new().prefix("transload-power-").tempdir_in(place).expect("a directory");
+        let archives = archives(dir.path(), 48);
+        let store = dir.path().join("expected");
+        for archive in &archives[..2] {
+            with_faults(&store, "", &["import", "-q", &archive.to_string_lossy()]).ok();
+        }
+        let root = |name| unpacked(&store, "", name, dir.path()).expect("unpacks");
+        let roots = [FIRST, SECOND].map(|name| (name, root(name))).into();
+        let shown = visible(&store, "").expect("two images");
+        let targets = [FIRST, SECOND].map(|name| (name, shown[name].clone())).into();
+        let both = contents(&store);
+        House { shelf: Shelf::new(dir.path()), dir, archives, both, roots, targets, numbers: 0x5eed }
+    }
+
+    fn dice(&mut self, below: u64) -> u64 {
+        self.numbers ^= self.numbers << 13;
+        self.numbers ^= self.numbers >> 7;
+        self.numbers ^= self.numbers << 17;
+        self.numbers % below
+    }
+
+    fn must_survive(&mut self, kind: &Kind, cuts: usize) {
+        let mut tally = Tally::new(&format!("power cuts on {}", kind.name));
+        let manners = [Manner::Churn, Manner::Fresh, Manner::Unsynced, Manner::Retag];
+        for life in 0..cuts.div_ceil(CUTS_OF_A_LIFE) {
+            let left = (cuts - life * CUTS_OF_A_LIFE).min(CUTS_OF_A_LIFE);
+            let manner = manners[life % manners.len()];
+            for (lost, leaked) in self.live(kind, manner, "", left) {
+                tally.fault(&format!("{manner:?} on {}", kind.name), lost, leaked);
+            }
+        }
+        tally.end(cuts as u64);
+    }
+
+    /// Takes one sync out and expects that a cut shows it.
+    fn must_show(&mut self, kind: &Kind, sync: &str, required: bool) {
+        let manner = match sync {
+            "gc.sync" => Manner::Retag,
+            "blob.sync" | "import.sync" | "transaction.sync" => Manner::Churn,
+            _ => Manner::Fresh,
+        };
+        let (mut cuts, mut wrong) = (0, Vec::new());
+        for _ in 0..4 {
+            let found = self.live(kind, manner, &format!("{sync}=skip"), CUTS_OF_A_LIFE);
+            cuts += found.len();
+            wrong.extend(found.into_iter().flat_map(|(lost, _)| lost.into_iter().take(1)));
+            if !wrong.is_empty() {
+                break;
+            }
+        }
+        let part = format!("without {sync} on {}", kind.name);
+        println!(
+            "{}",
+            serde_json::json!({"part": part, "cuts": cuts, "shown": wrong.len(), "first": wrong.first()})
+        );
+        assert!(
+            !required || !wrong.is_empty(),
+            "{part}: {cuts} cuts and nothing is wrong, so the test proves nothing"
+        );
+    }
+
+    /// One life of a disk: work, cuts, and what each of them shows.
+    fn live(
+        &mut self,
+        kind: &Kind,
+        manner: Manner,
+        faults: &str,
+        cuts: usize,
+    ) -> Vec<(Vec<String>, Vec<String>)> {
+        let disk = self.shelf.disk(kind);
+        let account = Account::default();
+        let taken = {
+            let live = kind.mount(&disk, &self.dir.path().join("live"));
+            let work = Work {
+                manner,
+                at: live.path(),
+                archives: &self.archives.clone(),
+                faults,
+                account: &account,
+                fresh: Default::default(),
+            };
+            std::thread::scope(|scope| {
+                scope.spawn(|| work.run());
+                let taken = (0..cuts).map(|number| self.take(&disk, number, &account)).collect::<Vec<_>>();
+                account.stop();
+                taken
+            })
+        };
+        let failed = std::mem::take(&mut *account.problems.lock().expect("no panic"));
+        let mut found: Vec<_> =
+            taken.iter().enumerate().map(|(n, cut)| self.check(kind, manner, cut, &account, n)).collect();
+        if let Some(first) = found.first_mut() {
+            first.0.extend(failed);
+        }
+        found
+    }
+
+    /// Half of the cuts come at any moment, the others right after something is reported as done.
+    fn take(&mut self, disk: &Path, number: usize, account: &Account) -> Cut {
+        match self.dice(2) {
+            0 => std::thread::sleep(Duration::from_millis(5 + self.dice(250))),
+            _ => account.wait_for_one(Duration::from_secs(2)),
+        }
+        let from = Instant::now();
+        let image = self.shelf.cut(disk, number);
+        Cut { image, from, to: Instant::now() }
+    }
+
+    fn check(
+        &self,
+        kind: &Kind,
+        manner: Manner,
+        cut: &Cut,
+        account: &Account,
+        number: usize,
+    ) -> (Vec<String>, Vec<String>) {
+        let (mut lost, mut leaked) = (Vec::new(), Vec::new());
+        let at = self.dir.path().join("recovered");
+        match kind.recover(&cut.image, &at) {
+            Err(error) => lost.push(error),
+            Ok(recovered) => {
+                // The machine has come up again.
+                let boot = format!("boot=after-{number}");
+                for store in account.stores(cut.to).into_iter().rev().take(3) {
+                    let allowed = account.allowed(&store, cut.from, cut.to);
+                    let store = recovered.path().join(store);
+                    lost.extend(self.at_once(&store, &boot, manner, &allowed));
+                    let (more, less) = self.go_on(&store, &boot);
+                    lost.extend(more);
+                    leaked.extend(less);
+                }
+            }
+        }
+        let _ = std::fs::remove_file(&cut.image);
+        (lost, leaked)
+    }
+
+    fn at_once(
+        &self,
+        store: &Path,
+        boot: &str,
+        manner: Manner,
+        allowed: &BTreeMap<&'static str, std::collections::BTreeSet<bool>>,
+    ) -> Vec<String> {
+        let shown = match visible(store, boot) {
+            Ok(shown) => shown,
+            Err(error) => return vec![error],
+        };
+        let mut wrong = Vec::new();
+        for (name, may) in allowed {
+            let there = shown.contains_key(*name);
+            if !may.contains(&there) {
+                wrong.push(format!("{name} is {}", if there { "back" } else { "lost" }));
+            }
+        }
+        // Without syncs nothing is promised of what was written, but that it is never taken for what it is not.
+        let unsynced = matches!(manner, Manner::Unsynced | Manner::Retag);
+        if !unsynced {
+            wrong.extend(bad_blobs(store));
+            wrong.extend(damage(store, boot));
+        }
+        for (name, target) in &shown {
+            let synced =
+                if manner == Manner::Retag { *target == self.targets[FIRST] } else { name == SECOND };
+            match unpacked(store, boot, name, self.dir.path()) {
+                Ok(found)
+                    if self.targets.iter().any(|(name, is)| is == target && self.roots[name] == found) => {}
+                Ok(_) => wrong.push(format!("{name} shows and is another tree")),
+                Err(_) if unsynced && !synced => {}
+                Err(error) => wrong.push(error),
+            }
+        }
+        wrong
+    }
+
+    fn go_on(&self, store: &Path, boot: &str) -> (Vec<String>, Vec<String>) {
+        let mut wrong = Vec::new();
+        let archives = self.archives[..2].iter().map(|archive| archive.to_string_lossy().into_owned());
+        let imports = archives.map(|archive| vec!["import".to_string(), "-q".to_string(), archive]);
+        for args in imports.chain([vec!["gc".to_string()]]) {
+            let words: Vec<&str> = args.iter().map(String::as_str).collect();
+            let ran = with_faults(store, boot, &words);
+            if ran.code != Some(0) {
+                wrong.push(format!("afterwards {words:?} ends with {:?}: {}", ran.code, ran.stderr));
+            }
+        }
+        let (more, less): (Vec<String>, Vec<String>) = differences(&self.both, &contents(store))
+            .into_iter()
+            .partition(|line| line.ends_with("is too much"));
+        wrong.extend(less);
+        (wrong, leftovers(store).into_iter().chain(more).collect())
+    }
+}
