@@ -126,7 +126,8 @@ Examples:
   curl -fL https://example.com/app.tar.zst | transload import -
   transload import --tag example.com/app:v2 app-layout/
   transload import --platform linux/arm64 multi.tar
-  transload import --dry-run app.tar")]
+  transload import --dry-run app.tar
+  transload import --timeline where.html app.tar.gz")]
 pub struct Import {
     /// Archives or layout directories; - is stdin
     #[arg(required = true, value_name = "ARCHIVE")]
@@ -177,7 +178,25 @@ pub struct Import {
     #[arg(long, value_name = "KIND")]
     pub snapshotter: Option<SnapshotterChoice>,
     #[command(flatten)]
+    pub insight: InsightArgs,
+    #[command(flatten)]
     pub limits: LimitArgs,
+}
+
+/// Where the time went, for people and for tools.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Insight")]
+pub struct InsightArgs {
+    /// Write what happened as a trace, which ui.perfetto.dev and chrome://tracing open
+    #[arg(long, value_name = "FILE.json", conflicts_with = "dry_run")]
+    pub trace: Option<PathBuf>,
+    /// Write one page that shows where the time went
+    #[arg(long, value_name = "FILE.html", conflicts_with = "dry_run")]
+    pub timeline: Option<PathBuf>,
+    /// Send the trace to an OpenTelemetry collector (OTLP over HTTP)
+    #[cfg(feature = "otlp")]
+    #[arg(long, value_name = "http://HOST[:PORT]", conflicts_with = "dry_run")]
+    pub otlp: Option<super::insight::Endpoint>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -4,6 +4,7 @@
 //! library changes.
 
 use super::args::{self, Cli, Command, FormatChoice, Global, Shell, SnapshotterChoice};
+use super::insight::Insight;
 use super::log::{Level, Log};
 use super::metrics_file::MetricsFile;
 use super::output::tree::{Node, NodeKind};
@@ -138,10 +139,18 @@ fn import(context: &Context, args: args::Import) -> Done {
     check_import(&args)?;
     let cancel = Cancel::new();
     signals::cancel_on_signal(&cancel)?;
-    let engine = context.open_with(engine_options(&args))?;
-    let options = ImportOptions { trace_id: Some(context.log.trace_id()), ..import_options(&args) };
+    let mut insight = Insight::start(args.insight.clone(), context.log.trace_id())?;
+    let done = import_all(context, &args, &cancel, &mut insight);
+    // A failed import is told about as well, and one that has done its work has not failed because telling did.
+    context.notices(&insight.finish());
+    done
+}
+
+fn import_all(context: &Context, args: &args::Import, cancel: &Cancel, insight: &mut Insight) -> Done {
+    let engine = context.open_with(engine_options(args))?;
+    let options = ImportOptions { trace_id: Some(context.log.trace_id()), ..import_options(args) };
     if args.dry_run {
-        return dry_run(context, &engine, &args, &options, &cancel);
+        return dry_run(context, &engine, args, &options, cancel);
     }
     let mut joined: Option<Value> = None;
     let mut failed_step = None;
@@ -150,8 +159,9 @@ fn import(context: &Context, args: args::Import) -> Done {
             // Dropped before anything is printed: bars must be gone by then.
             let progress = output::progress(&context.global);
             let progress = context.log.listener(&engine, number, progress);
-            engine.import(open_input(archive, &cancel)?, &options, &progress, &cancel)?
+            engine.import(open_input(archive, cancel)?, &options, &progress, cancel)?
         };
+        insight.add(&engine, &report);
         let findings = report.audit.iter().flat_map(|audit| &audit.findings);
         failed_step = failed_step.into_iter().chain(findings.map(|finding| finding.step)).min();
         show_import(context, &report, &mut joined)?;
@@ -642,7 +652,7 @@ impl Write for RawStdout {
 
 /// Under its name the archive appears complete or not at all; what is no regular file (a FIFO, /dev/null) is written
 /// as it is.
-fn export_to_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
+pub fn export_to_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
     let doing = || format!("cannot write {}", path.display());
     if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
         let mut out = BufWriter::new(File::options().write(true).open(path).doing(doing)?);

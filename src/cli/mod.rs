@@ -12,6 +12,7 @@ mod exit;
 mod faults;
 mod fsck;
 mod inside;
+mod insight;
 mod log;
 mod metrics_file;
 mod output;
