@@ -171,11 +171,12 @@ pub fn leftovers(store: &Path) -> Vec<String> {
     below("ingest").chain(below("leases")).chain(hidden).collect()
 }
 
-/// What `fsck` finds.
+/// What `fsck` finds. Who died while a store was made may have left none.
 pub fn damage(store: &Path, faults: &str) -> Vec<String> {
     let ran = with_faults(store, faults, &["fsck"]);
     match ran.code {
         Some(0) => Vec::new(),
+        Some(4) if ran.stderr.contains("there is no store") => Vec::new(),
         _ => vec![format!("fsck: {:?} {}{}", ran.code, ran.text(), ran.stderr)],
     }
 }
