@@ -24,8 +24,16 @@ type Wrong = (ProblemKind, String);
 impl Check<'_> {
     /// Trees that are there, and those that an image or a snapshot needs.
     pub(super) fn trees_to_check(&self) -> Result<Vec<DiffId>> {
-        let mut trees: BTreeSet<DiffId> = self.facts.trees_on_disk.clone();
-        trees.extend(self.needed_trees());
+        let mut trees = self.needed_trees();
+        for diff_id in &self.facts.trees_on_disk {
+            // A row that was not durable when the power failed counts for nothing, and an import makes the tree again.
+            if trees.contains(diff_id) || self.store.metadata().tree_get(diff_id)?.is_some() {
+                trees.insert(*diff_id);
+            } else if !self.facts.is_held(Resource::Tree(*diff_id)) {
+                let message = "it was never finished, or not on the disk when the power failed";
+                self.findings.leftover(format!("tree {diff_id}"), message, "transload gc");
+            }
+        }
         for diff_id in self.facts.tree_rows.keys().filter(|diff_id| !trees.contains(diff_id)) {
             // The row comes first when a layer is published, so one alone is work that was cut short.
             let there = self.store.trees().contains(diff_id)?;
