@@ -245,7 +245,7 @@ class Runner:
                 ("outer stream: gzip", "gzip", ["gzip", "-dc", outer], True),
             ]
             if self.options.inflate:
-                parts.append(("outer stream: zlib-rs", self.options.inflate, [self.options.inflate, "--gzip", outer], True))
+                parts.append(("outer stream: our own decoder", self.options.inflate, [self.options.inflate, "--gzip", outer], True))
             for number in self.rounds():
                 for name, tool, command, discard in parts:
                     self.floor(kind, name, tool, command, discard, number)
