@@ -18,9 +18,9 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The keyword in the code of a line: not in a comment, and not part of a longer name.
+/// The keyword in the code of a line: not in a comment, not part of a longer name, and not the `unsafe-inline` of a page's security policy.
 fn count(line: &str) -> usize {
-    let code = line.split("//").next().unwrap_or_default();
+    let code = line.split("//").next().unwrap_or_default().replace("unsafe-inline", "");
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     code.split(|c| !is_word(c)).filter(|word| *word == "unsafe").count()
 }
