@@ -4,6 +4,7 @@
 //! A sentence reads `cannot <do what> <to what>: <cause>`. Context is added on the way up with [`ResultExt::doing`];
 //! the kind is decided where the failure happens and never changes on the way.
 
+use crate::holder::Holder;
 use crate::trace::TraceId;
 use std::{borrow::Cow, fmt, io};
 
@@ -178,6 +179,7 @@ struct Inner {
     expected: Option<String>,
     actual: Option<String>,
     trace_id: Option<TraceId>,
+    holders: Vec<Holder>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -192,6 +194,7 @@ impl Error {
             expected: None,
             actual: None,
             trace_id: None,
+            holders: Vec::new(),
             source: None,
         }))
     }
@@ -236,6 +239,11 @@ impl Error {
         self.0.trace_id
     }
 
+    /// The processes that hold what is busy, as far as they could be told.
+    pub fn holders(&self) -> &[Holder] {
+        &self.0.holders
+    }
+
     /// Adds what was being done, to what, where: `cannot publish blob sha256:3f…`.
     pub fn context(mut self, doing: impl Into<String>) -> Self {
         self.0.contexts.push(doing.into());
@@ -261,6 +269,12 @@ impl Error {
         self
     }
 
+    /// Adds the processes that hold what is busy.
+    pub fn with_holders(mut self, holders: Vec<Holder>) -> Self {
+        self.0.holders = holders;
+        self
+    }
+
     /// Adds the cause.
     pub fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.0.source = Some(Box::new(source));
@@ -278,6 +292,7 @@ impl Error {
             expected: self.0.expected.clone(),
             actual: self.0.actual.clone(),
             trace_id: self.0.trace_id,
+            holders: self.0.holders.clone(),
             source: None,
         }))
     }

@@ -2,9 +2,9 @@
 //!
 //! How holders are found is [`crate::mount::holders`]'s affair.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A process that keeps something from being removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,7 +25,13 @@ pub struct Use {
     /// What kind of thing.
     pub how: How,
     /// Its path, as that process sees it.
+    #[serde(serialize_with = "as_text")]
     pub path: PathBuf,
+}
+
+/// What is no text is shown as near as may be.
+fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 /// The ways to hold on.

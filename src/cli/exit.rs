@@ -3,7 +3,7 @@
 use super::output::{Style, json, printable};
 use serde::Serialize;
 use std::io::Write;
-use transload::{Error, ErrorKind, TraceId};
+use transload::{Error, ErrorKind, Holder, TraceId};
 
 /// Wrong usage.
 pub const USAGE: u8 = 2;
@@ -27,50 +27,53 @@ struct ErrorBody<'a> {
     hint: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<TraceId>,
+    /// Who holds what is busy; left out where nobody is known to.
+    #[serde(skip_serializing_if = "<[Holder]>::is_empty")]
+    holders: &'a [Holder],
 }
 
 #[derive(Serialize)]
 struct ErrorView<'a> {
-    error: ErrorBody<'a>,
+    error: &'a ErrorBody<'a>,
 }
 
 /// Tells about a failure and gives the exit code. Nothing is checked here: where stderr is gone there is nobody to tell.
 pub fn report(error: &Error, as_json: bool, style: &Style) -> u8 {
     let message = error.to_string();
-    tell(error.kind().name(), &message, hint(error), error.trace_id(), as_json, style);
+    print(&body(error, &message), as_json, style);
     code(error.kind())
 }
 
 /// The same where a log line has told people and machines already.
 pub fn report_on_stdout(error: &Error, as_json: bool) -> u8 {
     if as_json {
-        let (kind, message) = (error.kind().name(), error.to_string());
-        let body = ErrorBody { kind, message: &message, hint: hint(error), trace_id: error.trace_id() };
-        let _ = json::print(&ErrorView { error: body });
+        let message = error.to_string();
+        let _ = json::print(&ErrorView { error: &body(error, &message) });
     }
     code(error.kind())
 }
 
-/// The same for a failure that is not the library's, such as wrong usage.
-pub fn report_parts(kind: &str, message: &str, hint: Option<&str>, as_json: bool, style: &Style) {
-    tell(kind, message, hint, None, as_json, style);
+fn body<'a>(error: &'a Error, message: &'a str) -> ErrorBody<'a> {
+    let (trace_id, holders) = (error.trace_id(), error.holders());
+    ErrorBody { kind: error.kind().name(), message, hint: hint(error), trace_id, holders }
 }
 
-fn tell(
-    kind: &str,
-    message: &str,
-    hint: Option<&str>,
-    trace_id: Option<TraceId>,
-    as_json: bool,
-    style: &Style,
-) {
+/// The same for a failure that is not the library's, such as wrong usage.
+pub fn report_parts(kind: &str, message: &str, hint: Option<&str>, as_json: bool, style: &Style) {
+    print(&ErrorBody { kind, message, hint, trace_id: None, holders: &[] }, as_json, style);
+}
+
+fn print(body: &ErrorBody<'_>, as_json: bool, style: &Style) {
     let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "{} {}", style.error("error:"), printable(message));
-    if let Some(hint) = hint {
+    let _ = writeln!(stderr, "{} {}", style.error("error:"), printable(body.message));
+    for holder in body.holders {
+        let _ = writeln!(stderr, "  {}", printable(&holder.to_string()));
+    }
+    if let Some(hint) = body.hint {
         let _ = writeln!(stderr, "{} {}", style.hint("hint:"), printable(hint));
     }
     if as_json {
-        let _ = json::print(&ErrorView { error: ErrorBody { kind, message, hint, trace_id } });
+        let _ = json::print(&ErrorView { error: body });
     }
 }
 
