@@ -3,6 +3,9 @@
 use crate::error::ErrorKind;
 use crate::oci::{ChainId, DiffId, Digest};
 use crate::trace::TraceId;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Something that happened. Events of one digest come in order; events of different digests interleave.
@@ -107,6 +110,112 @@ pub enum Event {
     },
     /// A check of the store is over.
     CheckFinished,
+    /// Something was done to a snapshot on the way to a mount, or back.
+    Snapshot(SnapshotStep),
+}
+
+/// One step of a snapshot's life, done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotStep {
+    /// What was done.
+    pub step: Step,
+    /// The snapshot's key.
+    pub key: String,
+    /// The ChainID of the image behind it, where there is one.
+    pub digest: Option<String>,
+    /// The mount point, for steps that have one.
+    pub target: Option<PathBuf>,
+    /// How often the kernel was asked.
+    pub attempts: u32,
+    /// How long it took, waiting included.
+    pub duration: Duration,
+}
+
+impl SnapshotStep {
+    /// The same, after this many attempts.
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// The same, at this mount point.
+    pub fn target(mut self, target: &Path) -> Self {
+        self.target = Some(target.to_path_buf());
+        self
+    }
+}
+
+/// What is done to a snapshot. The names are those of the spans, see `docs/events.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It was made, ready to be mounted.
+    Prepare,
+    /// It was mounted.
+    Mount,
+    /// It was unmounted.
+    Unmount,
+    /// It was removed.
+    Remove,
+}
+
+impl Step {
+    /// `snapshot.prepare`, `mount`, `umount` or `snapshot.remove`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Step::Prepare => "snapshot.prepare",
+            Step::Mount => "mount",
+            Step::Unmount => "umount",
+            Step::Remove => "snapshot.remove",
+        }
+    }
+}
+
+/// A listener that options can carry; by default nobody.
+///
+/// ```
+/// use transload::progress::{Event, Listener};
+/// let listener = Listener::new(|event: &Event| println!("{event:?}"));
+/// listener.event(&Event::Notice("hello".into()));
+/// ```
+#[derive(Clone)]
+pub struct Listener(Arc<dyn Progress>);
+
+impl Listener {
+    /// Tells this one.
+    pub fn new(progress: impl Progress + 'static) -> Self {
+        Listener(Arc::new(progress))
+    }
+
+    /// Passes an event on.
+    pub fn event(&self, event: &Event) {
+        self.0.event(event);
+    }
+
+    /// Tells of a step, and those who follow the spans, too.
+    pub(crate) fn snapshot(&self, step: SnapshotStep) {
+        tracing::debug!(
+            target: "transload",
+            key = %step.key,
+            digest = step.digest.as_deref(),
+            place = step.target.as_ref().map(|target| tracing::field::display(target.display())),
+            attempts = step.attempts,
+            duration_us = step.duration.as_micros() as u64,
+            "{}", step.step.name(),
+        );
+        self.event(&Event::Snapshot(step));
+    }
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        Listener::new(Silent)
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Listener")
+    }
 }
 
 /// What a blob is going through.

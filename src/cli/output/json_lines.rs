@@ -52,6 +52,14 @@ pub fn value(event: &Event) -> Option<Value> {
         Event::ImportFailed(kind) => json!({"event": "import_failed", "kind": kind.name()}),
         Event::Notice(text) => json!({"event": "notice", "message": text}),
         Event::StreamAdvanced { bytes } => json!({"event": "stream_advanced", "bytes": bytes}),
+        Event::Snapshot(step) => json!({
+            "event": step.step.name(),
+            "key": step.key,
+            "digest": step.digest,
+            "target": step.target.as_ref().map(|target| target.display().to_string()),
+            "attempts": step.attempts,
+            "duration_ms": step.duration.as_secs_f64() * 1000.0,
+        }),
         Event::ImportFinished => json!({"event": "import_finished"}),
         Event::CheckStarted { blobs, size_bytes } => {
             json!({"event": "check_started", "blobs": blobs, "size_bytes": size_bytes})

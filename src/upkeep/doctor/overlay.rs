@@ -56,6 +56,7 @@ fn try_mount(at: &Path, form: WhiteoutForm) -> Result<String> {
         work: Some(at.join("work")),
         options: options.iter().map(|option| option.to_string()).collect(),
         read_only: false,
+        ids: None,
     };
     std::thread::scope(|scope| {
         let attempt = scope.spawn(|| {
