@@ -11,10 +11,13 @@
 mod classic;
 mod descriptors;
 pub mod holders;
+mod idmapped;
+mod ids;
 mod info;
 mod namespace;
 
-pub use info::{MountInfo, all, everywhere, list, source_name};
+pub use ids::{IdMapping, IdMaps};
+pub use info::{MountInfo, all, everywhere, is_source_of, list, source_name};
 pub use namespace::enter_user_namespace;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -54,6 +57,9 @@ pub struct Mount {
     pub options: Vec<String>,
     /// Whether the mount refuses writes.
     pub read_only: bool,
+    /// Whose files are shown as whose; by [`mount`] alone, options have no words for it. An overlay's upper directory
+    /// is not mapped.
+    pub ids: Option<IdMaps>,
 }
 
 impl Mount {
@@ -67,6 +73,7 @@ impl Mount {
             work: None,
             options: Vec::new(),
             read_only,
+            ids: None,
         }
     }
 
@@ -168,21 +175,26 @@ fn mount_at(mount: &Mount, target: &Path, options: &MountOptions, span: &Span) -
     }
 }
 
-/// Mounts all of `mounts` at `target`, the later ones over the earlier ones.
-pub fn mount_all(mounts: &[Mount], target: &Path, options: &MountOptions) -> Result<()> {
-    mounts.iter().try_for_each(|one| mount(one, target, options).map(drop))
+/// Mounts all of `mounts` at `target`, the later ones over the earlier ones. Tells how often the kernel was asked.
+pub fn mount_all(mounts: &[Mount], target: &Path, options: &MountOptions) -> Result<u32> {
+    mounts.iter().try_fold(0, |attempts, one| Ok(attempts + mount(one, target, options)?.attempts))
 }
 
 /// Takes down the topmost mount at `target`. [`ErrorKind::Busy`] while something in it is in use,
 /// [`ErrorKind::NotFound`] where nothing is mounted.
 pub fn unmount(target: &Path) -> Result<()> {
-    let span = trace::stage!("umount", target = trace::display(target.display()), attempts);
-    trace::within(span, |span| unmount_at(target, span))
+    unmount_counting(target, &Cancel::new()).map(drop)
 }
 
-fn unmount_at(target: &Path, span: &Span) -> Result<()> {
+/// As [`unmount`]; the waiting between attempts can be cancelled, and their number is given.
+pub fn unmount_counting(target: &Path, cancel: &Cancel) -> Result<u32> {
+    let span = trace::stage!("umount", target = trace::display(target.display()), attempts);
+    trace::within(span, |span| unmount_at(target, cancel, span))
+}
+
+fn unmount_at(target: &Path, cancel: &Cancel, span: &Span) -> Result<u32> {
     let mut attempts = 0;
-    let options = MountOptions { attempts: 5, ..MountOptions::default() };
+    let options = MountOptions { attempts: 5, cancel: cancel.clone(), ..MountOptions::default() };
     let doing = || format!("cannot unmount {}", target.display());
     let unmounted = retried(&options, &mut attempts, || {
         rustix::mount::unmount(target, UnmountFlags::NOFOLLOW).map_err(|errno| Failed {
@@ -193,7 +205,7 @@ fn unmount_at(target: &Path, span: &Span) -> Result<()> {
     });
     span.record("attempts", attempts);
     match unmounted {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(attempts),
         Err(Failure::Cancelled) => Err(Error::cancelled().context(doing())),
         Err(Failure::Kernel(failed)) => Err(match failed.errno {
             Errno::BUSY => Error::from(Errno::BUSY)
@@ -237,15 +249,18 @@ fn retried<T>(
         *attempts += 1;
         match call() {
             Ok(value) => return Ok(value),
-            Err(failed) if !matches!(failed.errno, Errno::BUSY | Errno::AGAIN) => {
-                return Err(Failure::Kernel(failed));
-            }
+            Err(failed) if !may_pass(failed.errno) => return Err(Failure::Kernel(failed)),
             Err(failed) if *attempts >= options.attempts => return Err(Failure::Kernel(failed)),
             Err(_) if options.cancel.is_cancelled() => return Err(Failure::Cancelled),
             Err(_) => std::thread::sleep(pause),
         }
         pause = (pause * 2).min(Duration::from_millis(250));
     }
+}
+
+/// What the kernel says of a state that others are about to leave: a mount that is being changed, a lock, memory.
+fn may_pass(errno: Errno) -> bool {
+    matches!(errno, Errno::BUSY | Errno::AGAIN | Errno::INTR | Errno::NOMEM)
 }
 
 fn once(mount: &Mount, place: &OwnedFd, method: MountMethod) -> std::result::Result<MountMethod, Failed> {
@@ -256,8 +271,15 @@ fn once(mount: &Mount, place: &OwnedFd, method: MountMethod) -> std::result::Res
             Err(descriptors::Unable::NotHere(errno)) if method == MountMethod::Descriptors => {
                 return Err(Failed::at("the mount API of file descriptors")(errno));
             }
+            // It knows nothing of mapped owners.
+            Err(descriptors::Unable::NotHere(errno)) if mount.ids.is_some() => {
+                return Err(Failed::at("idmapped mount")(errno));
+            }
             Err(descriptors::Unable::NotHere(_)) => {}
         }
+    }
+    if mount.ids.is_some() {
+        return Err(Failed::at("idmapped mount")(Errno::OPNOTSUPP));
     }
     classic::mount(mount, place)?;
     Ok(MountMethod::Classic)
@@ -271,6 +293,7 @@ fn explain(mount: &Mount, failed: Failed) -> Error {
         message = format!("{message} ({})", failed.log);
     }
     let kind = match failed.errno {
+        _ if mount.ids.is_some() && cannot_map(failed.errno) => ErrorKind::Unsupported,
         Errno::NODEV | Errno::NOSYS => ErrorKind::FailedPrecondition,
         _ => base.kind(),
     };
@@ -281,8 +304,16 @@ fn explain(mount: &Mount, failed: Failed) -> Error {
     }
 }
 
+/// How kernels and filesystems without idmapped mounts, or without them below overlayfs, answer.
+fn cannot_map(errno: Errno) -> bool {
+    matches!(errno, Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM | Errno::OVERFLOW)
+}
+
 fn hint(mount: &Mount, errno: Errno) -> Option<&'static str> {
     match errno {
+        _ if mount.ids.is_some() && cannot_map(errno) => Some(
+            "this kernel, filesystem or namespace cannot map owners at a mount; a remapped copy can be used",
+        ),
         Errno::PERM | Errno::ACCESS => {
             Some("mounting needs root, or a user namespace: 'transload mount NAME -- COMMAND' makes one")
         }

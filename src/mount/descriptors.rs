@@ -1,6 +1,6 @@
 //! The mount API of file descriptors: `fsopen`, `fsconfig`, `fsmount`, `move_mount`.
 
-use super::{Failed, Mount, MountKind};
+use super::{Failed, Mount, MountKind, idmapped};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self, CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -30,9 +30,10 @@ impl From<Failed> for Unable {
 }
 
 pub(super) fn mount(mount: &Mount, place: &OwnedFd) -> Result<(), Unable> {
-    let tree = match mount.kind {
-        MountKind::Bind => bind(mount)?,
-        MountKind::Overlay => overlay(mount)?,
+    let tree = match (mount.kind, &mount.ids) {
+        (MountKind::Bind, _) => bind(mount)?,
+        (MountKind::Overlay, None) => overlay(mount)?,
+        (MountKind::Overlay, Some(maps)) => idmapped::overlay(mount, maps)?,
     };
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(&tree, "", place, "", flags).map_err(Failed::at("move_mount"))?)
@@ -46,12 +47,20 @@ fn bind(mount: &Mount) -> Result<OwnedFd, Unable> {
     if mount.read_only {
         set_read_only(&tree).map_err(Failed::at("mount_setattr"))?;
     }
+    if let Some(maps) = &mount.ids {
+        idmapped::set(&tree, maps)?;
+    }
     Ok(tree)
 }
 
 fn set_read_only(tree: &OwnedFd) -> rustix::io::Result<()> {
     let attributes =
         libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    set_attributes(tree, &attributes)
+}
+
+/// Changes a whole tree of mounts.
+pub(super) fn set_attributes(tree: &OwnedFd, attributes: &libc::mount_attr) -> rustix::io::Result<()> {
     // SAFETY: the pointers are to a C string and to a struct of the size given, and live through the call.
     let result = unsafe {
         libc::syscall(
@@ -59,18 +68,19 @@ fn set_read_only(tree: &OwnedFd) -> rustix::io::Result<()> {
             tree.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
-            &attributes,
+            std::ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     };
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-fn last_errno() -> Errno {
+pub(super) fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
-fn overlay(mount: &Mount) -> Result<OwnedFd, Unable> {
+/// The overlay, not yet attached to anything.
+pub(super) fn overlay(mount: &Mount) -> Result<OwnedFd, Unable> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(Failed::at("fsopen"))?;
     let configured = configure(&context, mount);
     let logged = |failed: Failed| Failed { log: log_of(&context), ..failed };

@@ -64,16 +64,27 @@ pub fn list(root: &Path) -> Result<Vec<MountInfo>> {
     Ok(all()?.into_iter().filter(|mount| shows(mount, &root)).collect())
 }
 
-/// The name by which overlays of this store appear in the mount table.
-pub fn source_name(root: &Path) -> PathBuf {
+/// The name by which the overlay of snapshot number `id` of the store at `root` appears in every mount table.
+pub fn source_name(root: &Path, id: u64) -> PathBuf {
     let mut name = OsString::from("transload:");
     name.push(root);
+    name.push(format!("#{id}"));
     name.into()
+}
+
+/// Whether an overlay's name says that it shows something of the store at `root`; earlier releases left out which.
+pub fn is_source_of(source: &Path, root: &Path) -> bool {
+    let text = source.as_os_str().as_bytes();
+    let own =
+        text.strip_prefix(b"transload:").and_then(|rest| rest.strip_prefix(root.as_os_str().as_bytes()));
+    own.is_some_and(|rest| {
+        rest.is_empty() || rest[0] == b'#' && rest.len() > 1 && rest[1..].iter().all(u8::is_ascii_digit)
+    })
 }
 
 fn shows(mount: &MountInfo, root: &Path) -> bool {
     if mount.fs_type == "overlay" {
-        return mount.source == source_name(root);
+        return is_source_of(&mount.source, root);
     }
     // A bind mount: its root ends in a path of the store, and both are the same directory.
     let text = mount.root.as_os_str().as_bytes();
@@ -138,6 +149,23 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_overlay_names_its_store_and_its_snapshot() {
+        let root = Path::new("/s");
+        assert_eq!(source_name(root, 12), Path::new("transload:/s#12"));
+        for (source, own) in [
+            ("transload:/s", true),
+            ("transload:/s#7", true),
+            ("transload:/s#", false),
+            ("transload:/s#x", false),
+            ("transload:/s/t", false),
+            ("transload:/st#7", false),
+            ("overlay", false),
+        ] {
+            assert_eq!(is_source_of(Path::new(source), root), own, "{source}");
+        }
+    }
 
     #[test]
     fn a_line_of_the_table_is_read_with_blanks_in_its_paths() {

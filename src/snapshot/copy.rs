@@ -7,7 +7,9 @@
 use super::beneath;
 use super::heal::LinkSource;
 use super::merge::{Node, Stack};
+use super::owners;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::mount::IdMaps;
 use crate::parallel::{Cancel, Lanes, failpoint};
 use crate::tree::PathBytes;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,11 +32,13 @@ pub struct CopyOptions {
     pub threads: usize,
     /// What the kernel does not allow for want of privilege is left out and counted instead of failing.
     pub lenient: bool,
+    /// Copies belong to others than the originals.
+    pub owners: Option<IdMaps>,
 }
 
 impl Default for CopyOptions {
     fn default() -> Self {
-        CopyOptions { threads: 1, lenient: false }
+        CopyOptions { threads: 1, lenient: false, owners: None }
     }
 }
 
@@ -74,6 +78,17 @@ impl Attributes {
     /// Those of an open regular file or directory.
     pub fn read(fd: impl AsFd) -> Result<Self> {
         Ok(Attributes { stat: fs::fstat(&fd)?, xattrs: read_xattrs(fd.as_fd())? })
+    }
+
+    /// The same with the owners, and the numbers in attributes, that `maps` shows. Every owner has to have one.
+    fn shown_as(mut self, maps: Option<&IdMaps>) -> Result<Self> {
+        if let Some(maps) = maps {
+            self.stat = owners::stat(&self.stat, maps)?;
+            for (name, value) in &mut self.xattrs {
+                *value = owners::xattr(name.to_bytes(), std::mem::take(value), maps)?;
+            }
+        }
+        Ok(self)
     }
 
     /// Whether both look the same to whoever sees them in a mounted tree.
@@ -176,7 +191,7 @@ pub fn copy_stack(
 ) -> Result<CopyReport> {
     let plan = Plan::make(from, to, cancel)?;
     let mut report = plan.report;
-    let copier = Copier { from, to, lenient: options.lenient, cancel };
+    let copier = Copier { from, to, options, cancel };
     let cancel_lanes = cancel.child();
     let jobs = plan.files.len().div_ceil(JOB_FILES);
     let feed = |lanes: &Lanes<'_, usize>| (0..jobs).try_for_each(|job| lanes.send(job));
@@ -251,7 +266,7 @@ fn copying(path: &[u8]) -> String {
 struct Copier<'a> {
     from: &'a Stack,
     to: BorrowedFd<'a>,
-    lenient: bool,
+    options: &'a CopyOptions,
     cancel: &'a Cancel,
 }
 
@@ -263,7 +278,7 @@ impl Copier<'_> {
             failpoint::at("unpack.entry")?;
             let copy = || -> Result<CopyReport> {
                 let (dir, name) = beneath::open_parent(self.to, node.path())?;
-                copy_node(self.from, node, dir.as_fd(), name, self.lenient, self.cancel)
+                copy_node(self.from, node, dir.as_fd(), name, self.options, self.cancel)
             };
             report.add(&copy().doing(|| copying(node.path()))?);
         }
@@ -276,7 +291,7 @@ impl Copier<'_> {
             let (dir, name) = beneath::open_parent(self.to, path)?;
             match fs::linkat(target_dir, target_name, dir, name, AtFlags::empty()) {
                 // The target was a device that could not be made and has been counted.
-                Err(Errno::NOENT) if self.lenient => Ok(()),
+                Err(Errno::NOENT) if self.options.lenient => Ok(()),
                 other => Ok(other?),
             }
         };
@@ -297,7 +312,7 @@ impl Copier<'_> {
             Some(target) => self.link(path, target),
             None => {
                 let (dir, name) = beneath::open_parent(self.to, path)?;
-                let copied = copy_node(&link.stack, &link.node, dir.as_fd(), name, self.lenient, self.cancel);
+                let copied = copy_node(&link.stack, &link.node, dir.as_fd(), name, self.options, self.cancel);
                 report.add(&copied.doing(|| copying(path))?);
                 Ok(())
             }
@@ -306,9 +321,10 @@ impl Copier<'_> {
 
     fn finish_directory(&self, node: &Node, report: &mut CopyReport) -> Result<()> {
         let mut finish = || -> Result<()> {
-            let attributes = Attributes::read(self.from.open(node)?)?;
+            let attributes =
+                Attributes::read(self.from.open(node)?)?.shown_as(self.options.owners.as_ref())?;
             let dir = beneath::open_dir(self.to, node.path())?.ok_or(Errno::NOENT)?;
-            attributes.apply(dir.as_fd(), self.lenient, report)
+            attributes.apply(dir.as_fd(), self.options.lenient, report)
         };
         finish().doing(|| copying(node.path()))
     }
@@ -320,9 +336,10 @@ pub fn copy_node(
     node: &Node,
     dir: BorrowedFd<'_>,
     name: &[u8],
-    lenient: bool,
+    options: &CopyOptions,
     cancel: &Cancel,
 ) -> Result<CopyReport> {
+    let (lenient, maps) = (options.lenient, options.owners.as_ref());
     let mut report = CopyReport { inodes: 1, ..CopyReport::default() };
     match node.file_type() {
         FileType::RegularFile => {
@@ -331,11 +348,11 @@ pub fn copy_node(
             let target = fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
             copy_data(&source, &target, cancel)?;
             report.bytes = node.stat().st_size as u64;
-            Attributes::read(&source)?.apply(target.as_fd(), lenient, &mut report)?;
+            Attributes::read(&source)?.shown_as(maps)?.apply(target.as_fd(), lenient, &mut report)?;
         }
         FileType::Symlink => {
             fs::symlinkat(from.read_link(node)?, dir, name)?;
-            finish_special(node.stat(), dir, name, lenient, &mut report)?;
+            finish_special(&special(node, maps)?, dir, name, lenient, &mut report)?;
         }
         FileType::Directory => {
             return Err(Error::new(ErrorKind::Internal, "a directory is not copied as a file"));
@@ -348,10 +365,14 @@ pub fn copy_node(
                 report.inodes = 0;
                 return Ok(report);
             }
-            finish_special(node.stat(), dir, name, lenient, &mut report)?;
+            finish_special(&special(node, maps)?, dir, name, lenient, &mut report)?;
         }
     }
     Ok(report)
+}
+
+fn special(node: &Node, maps: Option<&IdMaps>) -> Result<Stat> {
+    maps.map_or(Ok(*node.stat()), |maps| owners::stat(node.stat(), maps))
 }
 
 /// Owner, mode and times of something that must not be opened.

@@ -7,7 +7,7 @@
 //! overlayfs's own: a whiteout that has nothing to delete is seen unless its directory is merged with another.
 
 use super::beneath;
-use super::copy::{Attributes, CopyReport, copy_node};
+use super::copy::{Attributes, CopyOptions, CopyReport, copy_node};
 use super::merge::{Node, Stack, join};
 use crate::error::{Error, Result, ResultExt};
 use crate::parallel::Cancel;
@@ -252,7 +252,7 @@ impl Healer<'_> {
 
     fn copy(&mut self, link: &LinkSource, path: &[u8], cancel: &Cancel) -> Result<()> {
         let (dir, name) = beneath::open_parent(self.to, path)?;
-        let copied = copy_node(&link.stack, &link.node, dir.as_fd(), name, false, cancel)?;
+        let copied = copy_node(&link.stack, &link.node, dir.as_fd(), name, &CopyOptions::default(), cancel)?;
         self.report.inodes += copied.inodes;
         self.report.bytes += copied.bytes;
         Ok(())

@@ -10,6 +10,7 @@ mod filter;
 mod heal;
 mod merge;
 mod overlay;
+mod owners;
 mod plain;
 mod shelf;
 mod snapshotter;

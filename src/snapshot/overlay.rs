@@ -74,12 +74,13 @@ impl OverlaySnapshotter {
             ([single], true) => Mount::bind(single.clone(), true),
             _ => Mount {
                 kind: MountKind::Overlay,
-                source: mount::source_name(&self.shelf.root),
+                source: mount::source_name(&self.shelf.root, row.id),
                 lower,
                 upper: (!read_only).then(|| self.shelf.path(row, "fs")),
                 work: (!read_only).then(|| self.shelf.path(row, "work")),
                 options: self.options(),
                 read_only,
+                ids: None,
             },
         };
         vec![mount]

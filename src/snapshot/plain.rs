@@ -30,7 +30,7 @@ impl PlainSnapshotter {
     pub fn open(root: &Path, metadata: Arc<Metadata>, threads: usize) -> Result<Self> {
         Ok(PlainSnapshotter {
             shelf: Shelf::open(root, metadata)?,
-            options: CopyOptions { threads, lenient: false },
+            options: CopyOptions { threads, ..CopyOptions::default() },
         })
     }
 

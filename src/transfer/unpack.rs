@@ -32,7 +32,7 @@ pub type UnpackReport = CopyReport;
 /// [`ErrorKind::FailedPrecondition`] if the directory is not empty; then nothing is touched.
 pub fn unpack(stack: &Stack, dir: &Path, options: &UnpackOptions) -> Result<UnpackReport> {
     let target = Target::open(dir).doing(|| format!("cannot unpack to {}", dir.display()))?;
-    let copying = CopyOptions { threads: options.threads, lenient: options.lenient };
+    let copying = CopyOptions { threads: options.threads, lenient: options.lenient, owners: None };
     let copied = copy_stack(stack, target.fd.as_fd(), &[], &copying, &options.cancel);
     if copied.is_err() {
         target.undo(dir);
