@@ -14,11 +14,12 @@ use crate::oci::Reference;
 use crate::parallel::{Budget, Cancel, Pool};
 use crate::progress::{Progress, Silent};
 use crate::snapshot::Snapshotter;
-use crate::store::{SnapshotterKind, Store, StoreOptions};
+use crate::store::{Removal, RemovalOptions, SnapshotterKind, Store, StoreOptions};
 use crate::transfer::bundle::{BundleOptions, BundleReport};
 use crate::transfer::catalogue::{self, HistoryLine, Inspection, TreeEntry};
 use crate::transfer::history::{self, StatsReport};
 use crate::transfer::mounting::{self, MountOptions, MountRecord};
+use crate::transfer::prewarm::{self, PrewarmOptions, PrewarmReport};
 use crate::transfer::unpack::{UnpackOptions, UnpackReport};
 use crate::transfer::{
     self, Claims, ExportFormat, ExportReport, ImportOptions, ImportPlan, ImportReport, Resources,
@@ -195,7 +196,18 @@ impl Engine {
     }
 
     /// Removes names; the bytes go with the next [`Engine::gc`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] for the last name of an image that is mounted or otherwise in use, with the processes that hold
+    /// it; see [`Engine::check_unused`] for other ways to deal with that.
     pub fn remove(&self, names: &[String]) -> Result<RemoveReport> {
+        self.remove_with(names, &RemovalOptions::default())
+    }
+
+    /// As [`Engine::remove`]; what is in use is dealt with as `options` say. Deferred, the names go at once, and what is
+    /// mounted with the first collection after it was unmounted.
+    pub fn remove_with(&self, names: &[String], options: &RemovalOptions) -> Result<RemoveReport> {
+        self.check_unused(names, options)?;
         let removed = catalogue::remove(&self.inner.store, names)?;
         Ok(RemoveReport { removed, freed_by_gc_bytes: upkeep::would_free(&self.inner.store, &[])? })
     }
@@ -262,6 +274,38 @@ impl Engine {
         self.inner.store.snapshotter()
     }
 
+    /// Whether the images that lose their last name with these are in use: mounted anywhere, or held by a process. Refused,
+    /// waited for or answered with [`Removal::Deferred`] as `options` say. Nothing is removed.
+    pub fn check_unused(&self, names: &[String], options: &RemovalOptions) -> Result<Removal> {
+        mounting::check_unused(&self.inner.store, names, options)
+    }
+
+    /// Removes a snapshot that nobody uses; what is in use is dealt with as `options` say. Unlike
+    /// [`Snapshotter::remove`], which leaves that question to its caller.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] with the processes that hold it, [`ErrorKind::FailedPrecondition`] for one with children.
+    ///
+    /// ```no_run
+    /// use transload::{Engine, store::{Removal, RemovalOptions, WhenBusy}};
+    /// let engine = Engine::open("/var/lib/transload", Default::default())?;
+    /// let options = RemovalOptions { when_busy: WhenBusy::Defer, ..Default::default() };
+    /// if engine.remove_snapshot("vm-7", &options)? == Removal::Deferred {
+    ///     println!("in use; the next collection that finds it free removes it");
+    /// }
+    /// # Ok::<(), transload::Error>(())
+    /// ```
+    pub fn remove_snapshot(&self, key: &str, options: &RemovalOptions) -> Result<Removal> {
+        self.inner.store.remove_snapshot(key, options)
+    }
+
+    /// Reads in an image's files, or those below some paths, so that its first start finds them in memory.
+    pub fn prewarm(&self, name: &str, paths: &[Vec<u8>], cancel: &Cancel) -> Result<PrewarmReport> {
+        let options =
+            PrewarmOptions { paths: paths.to_vec(), threads: self.inner.threads, cancel: cancel.clone() };
+        prewarm::prewarm(&self.inner.store, name, &options)
+    }
+
     /// Mounts the root filesystem of an image at a directory that is there. Gives the key of the snapshot behind it.
     pub fn mount(&self, name: &str, target: &Path, options: &MountOptions) -> Result<String> {
         let started = Instant::now();
@@ -272,13 +316,21 @@ impl Engine {
         })
     }
 
-    /// Takes down a mount, or a bundle by its directory, and removes the snapshot behind it.
+    /// Takes down a mount, or a bundle by its directory, and removes the snapshot behind it. [`ErrorKind::Busy`] while it
+    /// is in use, with the processes that hold it.
     pub fn unmount(&self, target: &Path) -> Result<()> {
+        self.unmount_with(target, &RemovalOptions::default()).map(drop)
+    }
+
+    /// As [`Engine::unmount`]; what is in use is dealt with as `options` say.
+    pub fn unmount_with(&self, target: &Path, options: &RemovalOptions) -> Result<Removal> {
         let started = Instant::now();
         self.counted("umount", |metrics| {
-            mounting::unmount(&self.inner.store, target)?;
-            meter::unmounted(metrics, started.elapsed());
-            Ok(())
+            let removal = mounting::unmount(&self.inner.store, target, options)?;
+            if removal == Removal::Done {
+                meter::unmounted(metrics, started.elapsed());
+            }
+            Ok(removal)
         })
     }
 

@@ -9,6 +9,7 @@
 
 mod filesystem;
 mod format;
+pub mod in_use;
 mod index_file;
 mod lease;
 mod lock;
@@ -17,6 +18,7 @@ mod temporary;
 
 pub use crate::tree::WhiteoutForm;
 pub use format::{FORMAT_VERSION, IdRange, SnapshotterKind, StoreFormat};
+pub use in_use::{InUse, Removal, RemovalOptions, WhenBusy};
 pub use index_file::IndexState;
 pub use lease::{Lease, PROCESS_LABEL};
 pub use lock::{GcLock, lock_alone};

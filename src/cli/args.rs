@@ -2,15 +2,17 @@
 //! the argument; what follows works with the types.
 
 use super::audit::Audit;
-use super::size::parse_size;
+use super::size::{parse_duration, parse_size};
 use super::stats::Stats;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
+use transload::mount::IdMapping;
 use transload::{Platform, Reference};
 
 /// Commands that later releases bring: the words are kept free, and nothing is listed that does nothing.
-pub const RESERVED: [&str; 6] = ["pull", "push", "leases", "pin", "restore", "prewarm"];
+pub const RESERVED: [&str; 5] = ["pull", "push", "leases", "pin", "restore"];
 
 /// Import container images from archives: every byte verified, every blob written once, every layer extracted once.
 #[derive(Debug, Parser)]
@@ -105,6 +107,7 @@ pub enum Command {
     Rm(Rm),
     Mount(Mount),
     Umount(Umount),
+    Prewarm(Prewarm),
     Unpack(Unpack),
     Bundle(Bundle),
     Export(Export),
@@ -289,12 +292,27 @@ pub struct Tag {
     after_help = "\
 Examples:
   transload rm alpine:3.19
-  transload rm alpine busybox && transload gc"
+  transload rm alpine busybox && transload gc
+  transload rm --wait=5m alpine             until nothing of it is mounted any more
+  transload rm --defer alpine               now; what is mounted goes with the gc after its umount"
 )]
 pub struct Rm {
     /// Names of images
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<String>,
+    #[command(flatten)]
+    pub busy: Busy,
+}
+
+/// What to do about something in use, other than refuse.
+#[derive(Debug, Default, Args)]
+pub struct Busy {
+    /// Wait until nothing uses it any more, at most this long
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, num_args = 0..=1, require_equals = true)]
+    pub wait: Option<Option<Duration>>,
+    /// Where it is in use, mark it; the first gc that finds it free removes it
+    #[arg(long, conflicts_with = "wait")]
+    pub defer: bool,
 }
 
 /// Mount an image, list what is mounted, or run a command inside an image
@@ -305,6 +323,8 @@ pub struct Rm {
 Examples:
   transload mount alpine /mnt                  read-only
   transload mount --rw alpine /mnt             with a directory of its own for changes
+  transload mount --uidmap 0:100000:65536 alpine /mnt
+                                               for a user namespace: root's files as those of user 100000
   transload mount alpine -- cat /etc/os-release
   transload mount                              list the mounts
   transload umount /mnt
@@ -321,6 +341,12 @@ pub struct Mount {
     /// Make it writable; changes go to a directory of their own
     #[arg(long, requires = "name")]
     pub rw: bool,
+    /// Show files of user IMAGE as those of user HOST, and so on for COUNT users (repeatable)
+    #[arg(long, value_name = "IMAGE:HOST:COUNT", requires = "dir", conflicts_with = "command")]
+    pub uidmap: Vec<IdMapping>,
+    /// The same for groups [default: as --uidmap]
+    #[arg(long, value_name = "IMAGE:HOST:COUNT", requires = "dir", conflicts_with = "command")]
+    pub gidmap: Vec<IdMapping>,
     /// Run this inside the image
     #[arg(last = true, value_name = "COMMAND", requires = "name")]
     pub command: Vec<OsString>,
@@ -328,11 +354,35 @@ pub struct Mount {
 
 /// Take down a mount or a bundle
 #[derive(Debug, Args)]
-#[command(visible_alias = "unmount", after_help = "Examples:\n  transload umount /mnt")]
+#[command(
+    visible_alias = "unmount",
+    after_help = "\
+Examples:
+  transload umount /mnt
+  transload umount --wait=30s /mnt          until nothing uses it any more
+  transload umount --defer /mnt             if it is in use, the first gc that finds it free takes it down"
+)]
 pub struct Umount {
     /// Where it is mounted; for a bundle, the bundle's directory
     #[arg(required = true, value_name = "DIR")]
     pub dirs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub busy: Busy,
+}
+
+/// Read in an image's files, so that its first start finds them in memory
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  transload prewarm alpine                   the whole tree
+  transload prewarm app /usr/bin/app /usr/lib
+  transload --json prewarm app | jq .bytes")]
+pub struct Prewarm {
+    /// A name, a digest, or the beginning of one
+    pub name: String,
+    /// Paths in the image; of a directory, all that is in it [default: everything]
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
 }
 
 /// Write an image's root filesystem into a plain directory
@@ -482,6 +532,10 @@ mod tests {
             "transload export a",
             "transload inspect --depth 3 a",
             "transload pull a",
+            "transload umount --wait --defer a",
+            "transload umount --wait=soon a",
+            "transload mount --uidmap 0:1 a b",
+            "transload mount --uidmap 0:1:1 a -- c",
             "transload -q -v images",
         ] {
             assert!(Cli::try_parse_from(bad.split(' ')).is_err(), "{bad}");

@@ -12,7 +12,7 @@ use super::output::{self, Style, human, json};
 use super::size::rfc3339;
 use super::store::{Surroundings, directory};
 use super::stream::Stream;
-use super::{Failure, audit, exit, inside, privilege, signals, stats, views};
+use super::{Failure, audit, exit, mounts, prewarm, privilege, signals, stats, views};
 use clap::CommandFactory;
 use rustix::fs::{FileType, SeekFrom, fstat, seek};
 use serde::Serialize;
@@ -26,10 +26,9 @@ use transload::store::SnapshotterKind;
 use transload::transfer::ExportFormat;
 use transload::transfer::bundle::{BundleOptions, Rootless};
 use transload::transfer::catalogue::TreeEntry;
-use transload::transfer::mounting::{MountOptions, MountRecord};
 use transload::transfer::unpack::UnpackReport;
 use transload::transfer::verdict::Step;
-use transload::upkeep::{GcOptions, Share};
+use transload::upkeep::{GcOptions, Share, UpperUsage};
 use transload::{
     Cancel, Engine, EngineOptions, Error, ErrorKind, ImportOptions, ImportReport, Input, PlatformChoice,
     Result, ResultExt, TraceId,
@@ -64,8 +63,9 @@ fn dispatch(context: &Context, command: Command) -> Done {
         Command::History(args) => history(context, &args),
         Command::Tag(args) => tag(context, &args),
         Command::Rm(args) => rm(context, &args),
-        Command::Mount(args) => mount(context, args),
-        Command::Umount(args) => umount(context, &args),
+        Command::Mount(args) => mounts::mount(context, args),
+        Command::Umount(args) => mounts::umount(context, &args),
+        Command::Prewarm(args) => prewarm::prewarm(context, &args),
         Command::Unpack(args) => unpack(context, &args),
         Command::Bundle(args) => bundle(context, args),
         Command::Export(args) => export(context, &args),
@@ -125,7 +125,7 @@ impl Context {
         Ok(0)
     }
 
-    fn notices(&self, notices: &[String]) {
+    pub fn notices(&self, notices: &[String]) {
         for notice in notices {
             match self.log.is_machine() {
                 true => self.log.line(Level::Warn, "notice", serde_json::json!({ "message": notice })),
@@ -432,7 +432,8 @@ fn tag(context: &Context, args: &args::Tag) -> Done {
 }
 
 fn rm(context: &Context, args: &args::Rm) -> Done {
-    let report = context.open(false)?.remove(&args.names)?;
+    let options = mounts::removal_options(context, &args.busy)?;
+    let report = context.open(false)?.remove_with(&args.names, &options)?;
     let view = views::Rm { removed: report.removed, freed_by_gc_bytes: report.freed_by_gc_bytes };
     context.show(&view, human::rm)
 }
@@ -481,57 +482,19 @@ fn du(context: &Context) -> Done {
         metadata_bytes: report.metadata_bytes,
         total_bytes: report.total_bytes,
         reclaimable_bytes: reclaimable,
+        mounts: report.actives.iter().map(upper_line).collect(),
     };
     context.show(&view, |view| human::du(view, &context.style))
 }
 
-fn mount(context: &Context, args: args::Mount) -> Done {
-    let options = MountOptions { read_write: args.rw, ..MountOptions::default() };
-    let mode = if args.rw { "rw" } else { "ro" };
-    match (args.name, args.dir) {
-        (None, _) => mounts(context),
-        (Some(name), _) if !args.command.is_empty() => run_inside(context, &name, &options, &args.command),
-        (Some(name), Some(dir)) => {
-            context.open(false)?.mount(&name, &dir, &options)?;
-            let target = dir.display().to_string();
-            let view = views::MountLine { target, name: Some(name), mode };
-            context.show(&view, |_| String::new())
-        }
-        (Some(_), None) => Err(Error::new(ErrorKind::InvalidArgument, "cannot mount an image nowhere")
-            .with_hint("write 'transload mount NAME DIR' or 'transload mount NAME -- COMMAND'")
-            .into()),
+fn upper_line(active: &UpperUsage) -> views::UpperLine {
+    views::UpperLine {
+        target: active.target.as_ref().map(|target| target.display().to_string()),
+        name: active.name.clone(),
+        key: active.key.clone(),
+        upper_bytes: active.bytes,
+        upper_inodes: active.inodes,
     }
-}
-
-fn mounts(context: &Context) -> Done {
-    let mounts = if context.store()?.exists() { context.open(false)?.mounts()? } else { Vec::new() };
-    let line = |mount: MountRecord| views::MountLine {
-        target: mount.target.display().to_string(),
-        name: mount.name,
-        mode: if mount.read_write { "rw" } else { "ro" },
-    };
-    let view = views::Mounts { mounts: mounts.into_iter().map(line).collect() };
-    context.show(&view, |view| human::mounts(view, &context.style))
-}
-
-fn run_inside(context: &Context, name: &str, options: &MountOptions, command: &[std::ffi::OsString]) -> Done {
-    inside::private_mounts()?;
-    let engine = context.open(false)?;
-    let target = inside::Directory::new()?;
-    engine.mount(name, target.path(), options)?;
-    let code = engine.inspect(name).and_then(|found| inside::run(target.path(), command, &found.config_json));
-    engine.unmount(target.path())?;
-    Ok(code?)
-}
-
-fn umount(context: &Context, args: &args::Umount) -> Done {
-    let engine = context.open(false)?;
-    let mut view = views::Umount { unmounted: Vec::new() };
-    for dir in &args.dirs {
-        engine.unmount(dir)?;
-        view.unmounted.push(dir.display().to_string());
-    }
-    context.show(&view, |_| String::new())
 }
 
 fn unpack(context: &Context, args: &args::Unpack) -> Done {

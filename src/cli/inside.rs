@@ -27,6 +27,16 @@ pub fn private_mounts() -> Result<()> {
     mount_change("/", private).doing(doing)
 }
 
+/// Takes this namespace's copies of other mounts of the store away. The command cannot see them, and they would keep
+/// anyone from unmounting the originals for as long as it runs.
+pub fn leave_other_mounts(store: &Path) {
+    let copies = transload::mount::list(store).unwrap_or_default();
+    for copy in copies.iter().rev() {
+        // In a user namespace they are locked; then they stay.
+        let _ = unmount(&copy.target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+    }
+}
+
 fn needs_privilege(error: Error) -> Error {
     match error.kind() {
         ErrorKind::Permission => error.with_hint("run as root, or allow user namespaces"),

@@ -85,12 +85,23 @@ impl Log {
 
     /// How a command failed.
     pub fn error(&self, error: &Error) {
-        let fields = json!({
+        let mut fields = json!({
             "kind": error.kind().name(),
             "message": error.to_string(),
             "hint": super::exit::hint(error),
         });
+        if !error.holders().is_empty() {
+            fields["holders"] = json!(error.holders());
+        }
         self.line(Level::Error, "error", fields);
+    }
+
+    /// What happens outside of imports, for machines.
+    pub fn event(&self, event: &Event) {
+        if let (Some(level), Some(fields)) = (level(event), json_lines::value(event)) {
+            let name = fields["event"].as_str().unwrap_or_default().to_string();
+            self.line(level, &name, fields);
+        }
     }
 
     /// A collection on this store, which an audit has to know of.

@@ -1,5 +1,6 @@
 //! Sizes and times, as people write and read them.
 
+use std::time::Duration;
 use transload::{Error, ErrorKind};
 
 /// Reads `64MiB`, `64M`, `64MB`, `1.5G` or plain bytes. `M` and `MiB` are 2²⁰ as for most tools that take sizes, `MB` is 10⁶.
@@ -43,6 +44,25 @@ pub fn format_size(bytes: u64) -> String {
         unit = next;
     }
     if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
+/// Reads `30` (seconds), `500ms`, `30s`, `5m`, `2h` or `7d`.
+pub fn parse_duration(text: &str) -> Result<Duration, Error> {
+    let invalid = || {
+        Error::new(ErrorKind::InvalidArgument, format!("{text:?} is not a duration"))
+            .with_hint("write a number with a unit, such as 30s, 5m, 2h or 7d")
+    };
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let millis = match &text[digits..] {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(invalid()),
+    };
+    let number: u64 = text[..digits].parse().map_err(|_| invalid())?;
+    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(invalid)
 }
 
 /// `350 ms`, `4.2 s`, `3 min 20 s`.
@@ -114,6 +134,17 @@ mod tests {
         }
         for bad in ["", "M", "-1", "1..2M", "5X", "99999999999G", "1e3", "infG", "64 Mi B"] {
             assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        for (text, millis) in [("30", 30_000), ("250ms", 250), ("5m", 300_000), ("2h", 7_200_000), ("0", 0)] {
+            assert_eq!(parse_duration(text).expect(text), Duration::from_millis(millis), "{text}");
+        }
+        assert_eq!(parse_duration("7d").expect("a week").as_secs(), 604_800);
+        for bad in ["", "s", "-1s", "1.5s", "5 m", "1w", "99999999999999999d"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }
 

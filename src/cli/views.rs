@@ -108,6 +108,16 @@ pub struct Du {
     pub metadata_bytes: u64,
     pub total_bytes: u64,
     pub reclaimable_bytes: u64,
+    pub mounts: Vec<UpperLine>,
+}
+
+#[derive(Serialize)]
+pub struct UpperLine {
+    pub target: Option<String>,
+    pub name: Option<String>,
+    pub key: String,
+    pub upper_bytes: u64,
+    pub upper_inodes: u64,
 }
 
 #[derive(Clone, Copy, Serialize)]
@@ -131,6 +141,16 @@ pub struct MountLine {
 #[derive(Serialize)]
 pub struct Umount {
     pub unmounted: Vec<String>,
+    pub deferred: Vec<String>,
+}
+
+#[derive(Serialize)]
+pub struct Prewarm {
+    pub name: String,
+    pub files: u64,
+    pub directories: u64,
+    pub bytes: u64,
+    pub elapsed_ms: u64,
 }
 
 #[derive(Serialize)]

@@ -18,6 +18,18 @@ use std::path::{Path, PathBuf};
 /// The label that says where a snapshot is mounted.
 pub const TARGET_LABEL: &str = "transload.mount.target";
 
+/// The label that says which image a snapshot was made of, as it was named.
+pub const IMAGE_LABEL: &str = "transload.mount.image";
+
+/// The label that says which image's chain a mount shows.
+pub const CHAIN_LABEL: &str = "transload.mount.chain";
+
+/// The label of a committed snapshot that is a copy of this chain with other owners. It goes when the chain does.
+pub const REMAPPED_OF_LABEL: &str = "transload.remapped-of";
+
+/// The label that gives an overlay's device, `major:minor`: it is in no mount table once it was unmounted lazily.
+pub const DEVICE_LABEL: &str = "transload.mount.device";
+
 /// The label that says under which boot, and among which processes, it was mounted.
 const SEEN_FROM_LABEL: &str = "transload.mount.seen-from";
 
@@ -36,6 +48,14 @@ pub fn target_of(row: &SnapshotRow) -> Result<Option<PathBuf>> {
     let Some(label) = row.labels.get(TARGET_LABEL) else { return Ok(None) };
     let target: PathBytes = label.trim_start_matches('/').parse()?;
     Ok(Some(Path::new("/").join(OsStr::from_bytes(target.as_bytes()))))
+}
+
+/// The device of a snapshot's overlay in this boot.
+pub(super) fn device_of(row: &SnapshotRow) -> Option<(u32, u32)> {
+    let (boot, _) = here()?;
+    seen_from(row).filter(|(seen, _)| *seen == boot)?;
+    let (major, minor) = row.labels.get(DEVICE_LABEL)?.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// This boot, and the namespace whose processes are in `/proc`. `None` where the kernel does not tell.
@@ -57,19 +77,22 @@ impl Store {
         let root = std::fs::canonicalize(self.path()).unwrap_or_else(|_| self.path().to_path_buf());
         let known: HashSet<&Path> = mounted.iter().map(|(_, target)| target.as_path()).collect();
         let shown: HashSet<&Path> = seen.iter().map(|mount| mount.target.as_path()).collect();
-        let source = mount::source_name(&root);
         // A process that has changed its root sees the mount elsewhere, and a view's lines do not say which it is.
-        let stranger =
-            seen.iter().any(|mount| shows_a_view(mount, &source) && !known.contains(&*mount.target));
+        let stranger = seen.iter().any(|mount| shows_a_view(mount, &root) && !known.contains(&*mount.target));
         let gone = mounted.iter().filter(|(row, target)| match seen_from(row) {
             Some((boot, _)) if boot != here.0 => true,
             Some((_, processes)) if processes == here.1 => {
-                let by_id = seen.iter().any(|mount| names_snapshot(mount, row.id));
+                let name = mount::source_name(&root, row.id);
+                let by_id = seen.iter().any(|mount| mount.source == name || names_snapshot(mount, row.id));
                 !(shown.contains(target.as_path()) || by_id || stranger && row.kind == SnapshotKind::View)
             }
             _ => false,
         });
-        Ok(gone.map(|(row, _)| row.key.clone()).collect())
+        // It may have been unmounted lazily, with someone in it still.
+        let held = |row: &SnapshotRow| {
+            device_of(row).is_some() && !self.in_use(row).is_ok_and(|found| found.is_free())
+        };
+        Ok(gone.map(|(row, _)| *row).filter(|row| !held(row)).map(|row| row.key.clone()).collect())
     }
 }
 
@@ -77,13 +100,15 @@ fn seen_from(row: &SnapshotRow) -> Option<(&str, &str)> {
     row.labels.get(SEEN_FROM_LABEL)?.split_once(' ')
 }
 
-/// An overlay of this store, or a tree of any store.
-fn shows_a_view(mount: &MountInfo, source: &Path) -> bool {
+/// An overlay of this store that does not say of which snapshot, or a tree of any store.
+fn shows_a_view(mount: &MountInfo, root: &Path) -> bool {
     let tree = || {
         let parent = mount.root.parent().unwrap_or(Path::new("/"));
         parent.parent().is_some_and(|trees| trees.ends_with("trees")) && mount.root.ends_with("fs")
     };
-    (mount.fs_type == "overlay" && mount.source == source) || tree()
+    let nameless =
+        || mount.source.as_os_str().as_bytes() == [b"transload:", root.as_os_str().as_bytes()].concat();
+    mount.fs_type == "overlay" && nameless() || tree()
 }
 
 /// An upper directory, or a bind mount of a snapshot's own.

@@ -4,29 +4,48 @@
 //! mounted, so that `umount` and `mount` without arguments find it again in any process.
 
 use super::bundle::{self, BundleOptions, BundleReport, Marks, RootKind};
-use super::catalogue::{Inspection, look_into, stack_of, unpacked_chain};
+use super::catalogue::{self, Inspection, look_into, stack_of, unpacked_chain};
+use super::idmapped;
 use super::unpack::{UnpackOptions, UnpackReport, unpack};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::{durable, remove};
-use crate::metadata::SnapshotRow;
-use crate::mount;
+use crate::metadata::{ImageRow, Labels, SnapshotKind, SnapshotRow};
+use crate::mount::{self, IdMaps, Mount, MountKind};
 use crate::parallel::Cancel;
-use crate::store::{Store, mounted};
+use crate::progress::{Listener, SnapshotStep, Step};
+use crate::store::{InUse, Removal, RemovalOptions, Store, in_use, mounted};
 use rustix::fd::AsFd;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-pub use mounted::TARGET_LABEL;
-
-/// The label that says which image a snapshot was made of.
-pub const IMAGE_LABEL: &str = "transload.mount.image";
+pub use mounted::{IMAGE_LABEL, TARGET_LABEL};
 
 /// How an image is mounted.
 #[derive(Clone, Debug, Default)]
 pub struct MountOptions {
     /// With an upper directory of its own, to be written; it goes when the mount does.
     pub read_write: bool,
+    /// Whose files are shown as whose.
+    pub ids: Option<IdMaps>,
+    /// How that is done.
+    pub id_method: IdMethod,
+    /// Is told what is done.
+    pub listener: Listener,
     /// Ends the waiting while the kernel is busy.
     pub cancel: Cancel,
+}
+
+/// How the owners of files are mapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IdMethod {
+    /// By the kernel where it can, else by a copy.
+    #[default]
+    Auto,
+    /// Only by the kernel; [`ErrorKind::Unsupported`] where it cannot.
+    Kernel,
+    /// By a copy of the image's files with other owners, which is kept for the next mount that asks for the same.
+    Copy,
 }
 
 /// A mount that this store knows of.
@@ -68,26 +87,108 @@ fn mount_inspected(
     let mut labels = mounted::labels_of_mount(&target);
     let shown = inspection.image.name.clone().unwrap_or_else(|| name.to_string());
     labels.insert(IMAGE_LABEL.to_string(), shown);
-    let key = format!("mount-{}", durable::unique_name());
-    let snapshots = store.snapshotter();
-    let mounts = match options.read_write {
-        true => snapshots.prepare(&key, chain.as_deref(), &labels),
-        false => snapshots.view(&key, chain.as_deref(), &labels),
-    };
-    let how = mount::MountOptions { cancel: options.cancel.clone(), ..mount::MountOptions::default() };
-    let mounted = mounts.and_then(|mounts| mount::mount_all(&mounts, &target, &how));
-    if let Err(error) = mounted {
-        // The snapshot has never been used; what is left of it is swept by gc.
-        let _ = snapshots.remove(&key);
-        return Err(error);
+    labels.extend(chain.clone().map(|chain| (mounted::CHAIN_LABEL.to_string(), chain)));
+    let mounting = Mounting { store, chain: chain.as_deref(), target: &target, labels, options };
+    match &options.ids {
+        None => mounting.attempt(mounting.chain, None),
+        Some(maps) => mounting.mapped(maps),
     }
-    Ok(key)
+}
+
+/// A mount in the making.
+struct Mounting<'a> {
+    store: &'a Store,
+    chain: Option<&'a str>,
+    target: &'a Path,
+    labels: Labels,
+    options: &'a MountOptions,
+}
+
+impl Mounting<'_> {
+    fn mapped(&self, maps: &IdMaps) -> Result<String> {
+        // An image of nothing has no files to copy.
+        let Some(chain) = self.chain else { return self.attempt(None, Some(maps)) };
+        let method = self.options.id_method;
+        idmapped::check_fits(self.store, chain, maps, &self.options.cancel)?;
+        if method != IdMethod::Copy {
+            let by_kernel = self.attempt(self.chain, Some(maps));
+            let cannot = by_kernel.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unsupported);
+            if !cannot || method == IdMethod::Kernel {
+                return by_kernel;
+            }
+        }
+        let copy = idmapped::remapped(self.store, chain, maps, self.target, &self.options.cancel)?;
+        self.attempt(Some(&copy), None)
+    }
+
+    /// Makes a snapshot above `parent` and mounts it, or leaves nothing behind.
+    fn attempt(&self, parent: Option<&str>, maps: Option<&IdMaps>) -> Result<String> {
+        let key = format!("mount-{}", durable::unique_name());
+        let mounted = self.prepare(&key, parent).and_then(|mounts| self.mount(&key, mounts, maps));
+        if let Err(error) = mounted {
+            // The snapshot has never been used; what is left of it is swept by gc.
+            let _ = self.store.snapshotter().remove(&key);
+            return Err(error);
+        }
+        Ok(key)
+    }
+
+    fn prepare(&self, key: &str, parent: Option<&str>) -> Result<Vec<Mount>> {
+        let started = Instant::now();
+        let snapshots = self.store.snapshotter();
+        let mounts = match self.options.read_write {
+            true => snapshots.prepare(key, parent, &self.labels),
+            false => snapshots.view(key, parent, &self.labels),
+        }?;
+        self.options.listener.snapshot(self.step(Step::Prepare, key, started));
+        Ok(mounts)
+    }
+
+    fn mount(&self, key: &str, mut mounts: Vec<Mount>, maps: Option<&IdMaps>) -> Result<()> {
+        let started = Instant::now();
+        let how =
+            mount::MountOptions { cancel: self.options.cancel.clone(), ..mount::MountOptions::default() };
+        for mount in &mut mounts {
+            mount.ids = maps.cloned();
+            maps.map_or(Ok(()), |maps| idmapped::own_upper(mount, maps))?;
+        }
+        let attempts = mount::mount_all(&mounts, self.target, &how)?;
+        if mounts.iter().any(|mount| mount.kind == MountKind::Overlay) {
+            self.note_device(key).inspect_err(|_| drop(mount::unmount(self.target)))?;
+        }
+        let step = self.step(Step::Mount, key, started).attempts(attempts).target(self.target);
+        self.options.listener.snapshot(step);
+        Ok(())
+    }
+
+    /// An overlay is a filesystem of its own, by whose device it is known even after it was unmounted lazily.
+    fn note_device(&self, key: &str) -> Result<()> {
+        let device = rustix::fs::stat(self.target)?.st_dev;
+        let text = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+        let labels = Labels::from([(mounted::DEVICE_LABEL.to_string(), text)]);
+        let field = format!("labels.{}", mounted::DEVICE_LABEL);
+        self.store.snapshotter().update(key, &labels, &[&field]).map(drop)
+    }
+
+    fn step(&self, step: Step, key: &str, started: Instant) -> SnapshotStep {
+        SnapshotStep {
+            step,
+            key: key.to_string(),
+            digest: self.chain.map(str::to_string),
+            target: None,
+            attempts: 1,
+            duration: started.elapsed(),
+        }
+    }
 }
 
 /// Takes down a mount, or a bundle by its directory, and removes the snapshot behind it. Of a bundle goes what
 /// [`bundle_image`] made: a `config.json` that was edited since stays, and so does the directory if it was there before
 /// or holds anything else.
-pub fn unmount(store: &Store, dir: &Path) -> Result<()> {
+///
+/// What is in use is dealt with as `options` say; a bundle whose mount was deferred stays as it is. [`ErrorKind::Busy`]
+/// with the processes that use it, [`ErrorKind::NotFound`] for what is no mount of this store.
+pub fn unmount(store: &Store, dir: &Path, options: &RemovalOptions) -> Result<Removal> {
     let doing = || format!("cannot unmount {}", dir.display());
     let target = match std::fs::canonicalize(dir) {
         Ok(target) => target,
@@ -97,13 +198,17 @@ pub fn unmount(store: &Store, dir: &Path) -> Result<()> {
     let rootfs = target.join("rootfs");
     let of = |path: &Path| records.iter().rev().find(|record| record.target == path);
     match (of(&target), of(&rootfs)) {
-        (Some(record), _) => take_down(store, record),
-        (None, Some(record)) => {
-            take_down(store, record)?;
-            std::fs::remove_dir(&rootfs).doing(|| format!("cannot remove {}", rootfs.display()))?;
-            bundle::remove_own(&target).doing(doing)
+        (Some(record), _) => take_down(store, record, options),
+        (None, Some(record)) => match take_down(store, record, options)? {
+            Removal::Deferred => Ok(Removal::Deferred),
+            Removal::Done => {
+                std::fs::remove_dir(&rootfs).doing(|| format!("cannot remove {}", rootfs.display()))?;
+                bundle::remove_own(&target).doing(doing).map(|()| Removal::Done)
+            }
+        },
+        (None, None) if is_unpacked_bundle(&target) => {
+            remove_unpacked(&target).doing(doing).map(|()| Removal::Done)
         }
-        (None, None) if is_unpacked_bundle(&target) => remove_unpacked(&target).doing(doing),
         (None, None) => {
             let hint = "'transload mount' lists them";
             Err(Error::new(ErrorKind::NotFound, "it is not a mount of this store").with_hint(hint))
@@ -112,17 +217,62 @@ pub fn unmount(store: &Store, dir: &Path) -> Result<()> {
     }
 }
 
-fn take_down(store: &Store, record: &MountRecord) -> Result<()> {
-    match mount::unmount(&record.target) {
-        // Someone has unmounted it without us; the snapshot is still ours to remove.
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        other => other?,
-    }
-    match store.snapshotter().remove(&record.key) {
+fn take_down(store: &Store, record: &MountRecord, options: &RemovalOptions) -> Result<Removal> {
+    match store.snapshotter().stat(&record.key) {
         // A collection has seen that it is no longer mounted.
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        other => other,
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Removal::Done),
+        row => store.take_down(&row?, &record.target, options),
     }
+}
+
+/// Before names are removed: whether the root filesystems that go with the last of them are mounted or otherwise in
+/// use. An image that keeps another name goes on as before, whoever uses it.
+///
+/// With [`crate::store::WhenBusy::Defer`] the answer is [`Removal::Deferred`], and nothing needs a mark: a collection
+/// keeps what is mounted, and takes it once it no longer is.
+pub fn check_unused(store: &Store, names: &[String], options: &RemovalOptions) -> Result<Removal> {
+    let check = || -> Result<Removal> {
+        let chains = last_chains(store, names)?;
+        let mut look = || {
+            let users = users_of(store, &chains)?;
+            Ok((!users.is_free()).then(|| users.busy()))
+        };
+        Ok(if in_use::until_free(options, &mut look)? { Removal::Done } else { Removal::Deferred })
+    };
+    check().doing(|| format!("cannot remove {}", names.join(", ")))
+}
+
+/// The chains that no other image has.
+fn last_chains(store: &Store, names: &[String]) -> Result<HashSet<String>> {
+    // What is not there is for whoever removes to complain about.
+    let going: Vec<ImageRow> = names.iter().filter_map(|name| catalogue::find(store, name).ok()).collect();
+    let ids: HashSet<u64> = going.iter().map(|image| image.id).collect();
+    let chains_of = |image: &ImageRow| -> Vec<String> {
+        let chains = image.manifests.iter().filter_map(|manifest| manifest.chain_id);
+        chains.map(|chain_id| chain_id.to_string()).collect()
+    };
+    let mut chains: HashSet<String> = going.iter().flat_map(chains_of).collect();
+    for other in store.metadata().images()?.iter().filter(|image| !ids.contains(&image.id)) {
+        for chain in chains_of(other) {
+            chains.remove(&chain);
+        }
+    }
+    Ok(chains)
+}
+
+fn users_of(store: &Store, chains: &HashSet<String>) -> Result<InUse> {
+    let mut users = InUse::default();
+    if chains.is_empty() {
+        return Ok(users);
+    }
+    let shows = |row: &SnapshotRow| {
+        let of = row.labels.get(mounted::CHAIN_LABEL).or(row.parent.as_ref());
+        row.kind != SnapshotKind::Committed && of.is_some_and(|chain| chains.contains(chain))
+    };
+    for row in store.metadata().snapshots()?.iter().filter(|row| shows(row)) {
+        users.merge(store.in_use(row)?);
+    }
+    Ok(users)
 }
 
 fn is_unpacked_bundle(dir: &Path) -> bool {
@@ -143,7 +293,7 @@ pub fn mounts(store: &Store) -> Result<Vec<MountRecord>> {
             records.push(MountRecord {
                 target,
                 name: row.labels.get(IMAGE_LABEL).cloned(),
-                read_write: row.kind == crate::metadata::SnapshotKind::Active,
+                read_write: row.kind == SnapshotKind::Active,
                 key: row.key.clone(),
             });
         }
@@ -163,7 +313,7 @@ pub fn bundle_image(store: &Store, name: &str, dir: &Path, options: &BundleOptio
         let made = prepare_directory(dir).doing(|| format!("cannot use {}", dir.display()))?;
         fill_bundle(store, name, &inspection, dir, made, options).inspect_err(|_| {
             // Back to what was there; the error that counts is the first one.
-            let _ = unmount(store, dir);
+            let _ = unmount(store, dir, &RemovalOptions::default());
             let _ = std::fs::remove_dir(dir.join("rootfs"));
             if made {
                 let _ = std::fs::remove_dir(dir);
@@ -184,7 +334,8 @@ fn fill_bundle(
     let rootfs = dir.join("rootfs");
     if options.rootless.is_none() {
         std::fs::create_dir(&rootfs).doing(|| format!("cannot create {}", rootfs.display()))?;
-        let how = MountOptions { read_write: true, cancel: options.cancel.clone() };
+        let how =
+            MountOptions { read_write: true, cancel: options.cancel.clone(), ..MountOptions::default() };
         mount_inspected(store, name, inspection, &rootfs, &how)?;
         let marks = Marks { root: RootKind::Mounted, made };
         return bundle::write_marked(dir, &inspection.config_json, options, marks);

@@ -2,15 +2,16 @@
 
 use super::measure::{measure, names};
 use super::reach::Reach;
-use crate::error::{Result, ResultExt};
+use crate::error::{ErrorKind, Result, ResultExt};
 use crate::io::durable;
 use crate::metadata::{ImageRow, SnapshotKind};
 use crate::oci::{DiffId, Digest};
-use crate::store::Store;
+use crate::store::{Store, mounted};
 use rustix::fd::AsFd;
 use rustix::fs::{AtFlags, statat};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
 
 /// One kind of thing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -46,6 +47,23 @@ pub struct DuReport {
     pub filesystem_size_bytes: u64,
     /// Each image.
     pub images: Vec<ImageUsage>,
+    /// What was written to each active snapshot, mounted or not; measured.
+    pub actives: Vec<UpperUsage>,
+}
+
+/// What one active snapshot has been written to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UpperUsage {
+    /// The snapshot's key.
+    pub key: String,
+    /// Where it is mounted, if this store mounted it.
+    pub target: Option<PathBuf>,
+    /// The image as it was named, if this store mounted it.
+    pub name: Option<String>,
+    /// What its upper directory occupies; a full copy's is all of the copy.
+    pub bytes: u64,
+    /// In how many inodes.
+    pub inodes: u64,
 }
 
 /// What one image takes: its blobs and its extracted layers.
@@ -82,6 +100,7 @@ fn measure_all(store: &Store) -> Result<DuReport> {
         filesystem_size_bytes: filesystem.f_blocks * filesystem.f_frsize,
         metadata_bytes: metadata_bytes(store),
         images: images(store, &sizes)?,
+        actives: actives(store)?,
         ..DuReport::default()
     };
     let parts = [report.blobs, report.trees, report.snapshots, report.ingests];
@@ -133,6 +152,25 @@ fn uppers(store: &Store, snapshots: &BTreeMap<String, (u64, u64)>) -> Result<Sha
     let rows = store.metadata().snapshots()?;
     let active = rows.iter().filter(|row| row.kind == SnapshotKind::Active);
     Ok(total(active.filter_map(|row| snapshots.get(&row.id.to_string()).copied())))
+}
+
+fn actives(store: &Store) -> Result<Vec<UpperUsage>> {
+    let mut actives = Vec::new();
+    for row in store.metadata().snapshots()?.into_iter().filter(|row| row.kind == SnapshotKind::Active) {
+        let usage = match store.snapshotter().usage(&row.key) {
+            // Unmounted and removed since the list was read.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        actives.push(UpperUsage {
+            target: mounted::target_of(&row)?,
+            name: row.labels.get(mounted::IMAGE_LABEL).cloned(),
+            bytes: usage.bytes,
+            inodes: usage.inodes,
+            key: row.key,
+        });
+    }
+    Ok(actives)
 }
 
 fn metadata_bytes(store: &Store) -> u64 {

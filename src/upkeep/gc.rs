@@ -7,7 +7,7 @@
 use super::measure::{measure, names};
 use super::reach::{Reach, reach};
 use crate::content::ContentStore;
-use crate::error::{ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::{durable, locked::LockedDir, remove::remove_tree};
 use crate::metadata::{ImageRow, SnapshotKind};
 use crate::oci::{DiffId, Digest};
@@ -90,7 +90,15 @@ fn collect(store: &Store, options: &GcOptions) -> Result<GcReport> {
     }
     store.check_writable()?;
     let _alone = trace::within(trace::stage!("gc.lock"), |_| store.gc_lock_exclusive(options.wait.as_ref()))?;
-    mark()?.run(store)
+    let deferred = store.finish_deferred()?;
+    let mut report = mark()?.run(store)?;
+    report.snapshots_removed += deferred.removed.len() as u64;
+    let failure = |(key, error): (String, Error)| GcFailure {
+        what: format!("snapshot {key}"),
+        error: error.to_string(),
+    };
+    report.failed.extend(deferred.failed.into_iter().map(failure));
+    Ok(report)
 }
 
 /// How many bytes the next collection frees once the images `without`, by name or by `sha256:…` target, are gone. An

@@ -8,7 +8,7 @@ mod measure;
 mod reach;
 
 pub use doctor::{DoctorReport, doctor};
-pub use du::{DuReport, ImageUsage, Share, du};
+pub use du::{DuReport, ImageUsage, Share, UpperUsage, du};
 pub use fsck::{FsckMeans, FsckOptions, FsckReport, Rebuilt, fsck, rebuild};
 pub use gc::{GcFailure, GcOptions, GcReport, gc, would_free};
 

@@ -9,6 +9,7 @@ use crate::limits::Limits;
 use crate::metadata::{ImageRow, Resource, SnapshotKind, SnapshotRow};
 use crate::oci::{ChainId, DiffId, Digest, Document, parse_document};
 use crate::store::Store;
+use crate::store::mounted::REMAPPED_OF_LABEL;
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
@@ -101,6 +102,12 @@ impl Reach {
         let by_key: HashMap<&str, &SnapshotRow> = rows.iter().map(|row| (row.key.as_str(), row)).collect();
         let in_use = rows.iter().filter(|row| stays_by_itself(row) && !self.abandoned.contains(&row.key));
         self.snapshots.extend(in_use.map(|row| row.key.clone()));
+        // A copy of a chain with other owners stays as long as the chain does.
+        let of = |row: &SnapshotRow| {
+            row.labels.get(REMAPPED_OF_LABEL).is_some_and(|of| self.snapshots.contains(of))
+        };
+        let copies: Vec<String> = rows.iter().filter(|row| of(row)).map(|row| row.key.clone()).collect();
+        self.snapshots.extend(copies);
         let mut waiting: Vec<&SnapshotRow> =
             self.snapshots.iter().filter_map(|key| by_key.get(key.as_str()).copied()).collect();
         while let Some(row) = waiting.pop() {
@@ -115,7 +122,9 @@ impl Reach {
 
 /// Active ones and views are in use. A committed one that no import made, and whose name is no chain, is a user's.
 fn stays_by_itself(row: &SnapshotRow) -> bool {
-    let made_by_import = row.tree.is_some() || row.key.parse::<ChainId>().is_ok();
+    let made_by_import = row.tree.is_some()
+        || row.key.parse::<ChainId>().is_ok()
+        || row.labels.contains_key(REMAPPED_OF_LABEL);
     row.kind != SnapshotKind::Committed || !made_by_import || row.labels.contains_key("containerd.io/gc.root")
 }
 

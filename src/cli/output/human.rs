@@ -269,7 +269,37 @@ pub fn du(view: &views::Du, style: &Style) -> String {
     table.row(["metadata".to_string(), String::new(), format_size(view.metadata_bytes)]);
     table.row(["total".to_string(), String::new(), format_size(view.total_bytes)]);
     table.row(["reclaimable".to_string(), String::new(), format_size(view.reclaimable_bytes)]);
+    let mut text = table.render(style);
+    if !view.mounts.is_empty() {
+        text.push('\n');
+        text.push_str(&uppers(&view.mounts, style));
+    }
+    text
+}
+
+/// What was written through each mount.
+fn uppers(mounts: &[views::UpperLine], style: &Style) -> String {
+    let columns = [
+        ("WRITTEN TO", Align::Left),
+        ("IMAGE", Align::Left),
+        ("INODES", Align::Right),
+        ("SIZE", Align::Right),
+    ];
+    let mut table = Table::new(&columns);
+    for mount in mounts {
+        table.row([
+            mount.target.clone().unwrap_or_else(|| format!("snapshot {}", mount.key)),
+            mount.name.clone().unwrap_or_else(|| "-".to_string()),
+            mount.upper_inodes.to_string(),
+            format_size(mount.upper_bytes),
+        ]);
+    }
     table.render(style)
+}
+
+pub fn prewarm(view: &views::Prewarm) -> String {
+    let (files, size) = (view.files, format_size(view.bytes));
+    format!("{}: {files} files, {size} read in {}\n", view.name, format_millis(view.elapsed_ms))
 }
 
 pub fn mounts(view: &views::Mounts, style: &Style) -> String {

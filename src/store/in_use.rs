@@ -1,0 +1,493 @@
+//! Whether a snapshot is in use, by whom, and what to do then.
+//!
+//! A snapshot is in use while it is mounted in any mount namespace that can be read, or a process has something of it
+//! open, mapped, as its working directory, root or program. An overlay names its snapshot in the mount table, so that
+//! it is recognised wherever it is mounted; a bind mount shows a directory that others may show, too, and is recognised by
+//! the place that the snapshot's labels name.
+//!
+//! Taking a mount down and removing its snapshot is done here, because both who unmounts and the collection do it.
+
+use super::{Store, mounted};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::holder::{Holder, How};
+use crate::metadata::SnapshotRow;
+use crate::mount::holders::{self, Namespace, Places};
+use crate::mount::{self, MountInfo};
+use crate::parallel::Cancel;
+use crate::progress::{Listener, SnapshotStep, Step};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What to do about something in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenBusy {
+    /// Fail with [`ErrorKind::Busy`] and the processes that hold it, see [`Error::holders`].
+    #[default]
+    Refuse,
+    /// Wait until it is free, at most for this long.
+    Wait(Option<Duration>),
+    /// Mark it; the first collection that finds it free removes it.
+    Defer,
+}
+
+/// What became of something that was to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// It is gone.
+    Done,
+    /// It is in use and marked, see [`WhenBusy::Defer`].
+    Deferred,
+}
+
+/// What became of the removals that were deferred, by key.
+#[derive(Debug, Default)]
+pub struct Finished {
+    /// Gone.
+    pub removed: Vec<String>,
+    /// Could not be removed for another reason than being in use.
+    pub failed: Vec<(String, Error)>,
+}
+
+/// How something is removed.
+#[derive(Clone, Debug, Default)]
+pub struct RemovalOptions {
+    /// What to do while it is in use.
+    pub when_busy: WhenBusy,
+    /// Ends the waiting.
+    pub cancel: Cancel,
+    /// Is told what is done.
+    pub listener: Listener,
+}
+
+/// Where a snapshot is mounted and who holds it.
+#[derive(Clone, Debug, Default)]
+pub struct InUse {
+    /// Where this process's namespace shows it.
+    pub here: Vec<PathBuf>,
+    /// Processes that have something of it open, mapped, as working directory, root or program.
+    pub processes: Vec<Holder>,
+    /// Other namespaces that show it and would still do so after unmounting it here, each by one of its processes.
+    pub elsewhere: Vec<Holder>,
+    /// How many processes could not be looked into for want of privilege.
+    pub unreadable: u64,
+}
+
+impl InUse {
+    /// Everyone who holds it, but for mounts of this namespace.
+    pub fn holders(&self) -> Vec<Holder> {
+        let mut holders = self.processes.clone();
+        for other in &self.elsewhere {
+            match holders.iter_mut().find(|holder| holder.pid == other.pid) {
+                Some(holder) => holder.uses.extend(other.uses.iter().cloned()),
+                None => holders.push(other.clone()),
+            }
+        }
+        holders
+    }
+
+    /// Whether nobody shows or holds it.
+    pub fn is_free(&self) -> bool {
+        self.here.is_empty() && self.processes.is_empty() && self.elsewhere.is_empty()
+    }
+
+    /// Takes in who uses another snapshot.
+    pub fn merge(&mut self, other: InUse) {
+        self.here.extend(other.here);
+        self.elsewhere.extend(other.elsewhere);
+        for process in other.processes {
+            match self.processes.iter_mut().find(|known| known.pid == process.pid) {
+                Some(known) => known.uses.extend(process.uses),
+                None => self.processes.push(process),
+            }
+        }
+        self.unreadable = self.unreadable.max(other.unreadable);
+    }
+
+    /// [`ErrorKind::Busy`], with the mounts in the sentence and the processes as facts.
+    pub fn busy(&self) -> Error {
+        let holders = self.holders();
+        let mounted = match self.here.as_slice() {
+            [] => None,
+            places => {
+                let places: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+                Some(format!("it is mounted at {}", places.join(", ")))
+            }
+        };
+        let used = match holders.len() {
+            0 if mounted.is_some() => None,
+            0 => Some("it is in use".to_string()),
+            1 => Some("a process uses it".to_string()),
+            several => Some(format!("{several} processes use it")),
+        };
+        let mut message = [mounted, used].into_iter().flatten().collect::<Vec<_>>().join(" and ");
+        if holders.is_empty() && self.unreadable > 0 {
+            message.push_str(&format!(" ({} processes could not be looked into)", self.unreadable));
+        }
+        Error::new(ErrorKind::Busy, message).with_holders(holders).with_hint(
+            "end what uses it, wait for it with --wait, or leave it to a later 'transload gc' with --defer",
+        )
+    }
+}
+
+/// How long a copy of a mount in another namespace is given to go away: whoever makes a namespace has copies of all
+/// mounts for a moment.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// Asks `look` until it has no objection any more, as `options` say. `false`: it has, and the removal is to be deferred.
+pub fn until_free(options: &RemovalOptions, look: &mut dyn FnMut() -> Result<Option<Error>>) -> Result<bool> {
+    let started = Instant::now();
+    let mut pause = Duration::from_millis(20);
+    loop {
+        let Some(busy) = look()? else { return Ok(true) };
+        let passing = !busy.holders().is_empty()
+            && busy.holders().iter().flat_map(|holder| &holder.uses).all(|one| one.how == How::Mount);
+        match options.when_busy {
+            WhenBusy::Refuse if passing && started.elapsed() < MOMENT => {}
+            WhenBusy::Refuse => return Err(busy),
+            WhenBusy::Defer => return Ok(false),
+            WhenBusy::Wait(Some(longest)) if started.elapsed() >= longest => return Err(busy),
+            WhenBusy::Wait(_) => {}
+        }
+        options.cancel.check()?;
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(200));
+    }
+}
+
+impl Store {
+    /// Who uses this snapshot.
+    pub fn in_use(&self, row: &SnapshotRow) -> Result<InUse> {
+        let look = || -> Result<InUse> {
+            let namespaces = holders::namespaces()?;
+            let snapshot = Snapshot::of(self, row, &namespaces[0])?;
+            let shown: Vec<(&Namespace, &MountInfo)> = namespaces
+                .iter()
+                .flat_map(|namespace| namespace.mounts.iter().map(move |mount| (namespace, mount)))
+                .filter(|(_, mount)| snapshot.is_shown_by(mount))
+                .collect();
+            let own: Vec<&MountInfo> =
+                shown.iter().filter(|(namespace, _)| namespace.own).map(|(_, mount)| *mount).collect();
+            let stays = |(namespace, mount): &&(&Namespace, &MountInfo)| {
+                !namespace.own && !own.iter().any(|ours| goes_with(ours, &namespaces[0], mount, namespace))
+            };
+            let mut places = Places::of_mounts(shown.iter().map(|(_, mount)| *mount));
+            // Where the store lies on an overlay itself, not all that is open there is this snapshot's.
+            if let Some(home) = &snapshot.home {
+                places.devices.remove(&home.device);
+            }
+            // What was unmounted lazily is in no table, and lives on as long as it is held. A number can be given to
+            // another filesystem afterwards.
+            let passed_on = |device: &(u32, u32)| {
+                let mut mounts = namespaces.iter().flat_map(|namespace| &namespace.mounts);
+                mounts.any(|mount| mount.device == *device && !snapshot.is_shown_by(mount))
+            };
+            places.devices.extend(snapshot.device.filter(|device| !passed_on(device)));
+            places.directories.push(snapshot.directory.clone());
+            let found = holders::holders(&places)?;
+            Ok(InUse {
+                here: own.iter().map(|mount| mount.target.clone()).collect(),
+                processes: found.found,
+                elsewhere: shown
+                    .iter()
+                    .filter(stays)
+                    .filter_map(|(namespace, mount)| holders::holder_by_mount(namespace, mount))
+                    .collect(),
+                unreadable: found.unreadable,
+            })
+        };
+        look().doing(|| format!("cannot tell who uses snapshot {}", row.key))
+    }
+
+    /// Removes a snapshot that nobody uses. One that is in use is dealt with as `options` say.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] with the holders; [`ErrorKind::FailedPrecondition`] for the parent of another snapshot, which
+    /// is not waited for; [`ErrorKind::NotFound`].
+    pub fn remove_snapshot(&self, key: &str, options: &RemovalOptions) -> Result<Removal> {
+        let remove = || -> Result<Removal> {
+            self.check_writable()?;
+            let row = self.snapshots.stat(key)?;
+            let mut look = || {
+                let in_use = self.in_use(&row)?;
+                Ok((!in_use.is_free()).then(|| in_use.busy()))
+            };
+            match until_free(options, &mut look)? {
+                true => self.drop_snapshot(&row, options),
+                false => self.defer(&row),
+            }
+        };
+        remove().doing(|| format!("cannot remove snapshot {key}"))
+    }
+
+    /// Takes down the mount of a snapshot at `target` and removes the snapshot. One that is in use is dealt with as
+    /// `options` say; with [`WhenBusy::Defer`] the mount stays as it is until then.
+    pub fn take_down(&self, row: &SnapshotRow, target: &Path, options: &RemovalOptions) -> Result<Removal> {
+        let mut look = || -> Result<Option<Error>> {
+            let mut in_use = self.in_use(row)?;
+            let there = in_use.here.iter().any(|place| place == target);
+            in_use.here.retain(|place| place != target);
+            match in_use.is_free() {
+                false => Ok(Some(in_use.busy().context(cannot_unmount(target)))),
+                true if there => self.try_unmount(row, target, options),
+                // Someone has unmounted it without us; the snapshot is still ours to remove.
+                true => Ok(None),
+            }
+        };
+        match until_free(options, &mut look)? {
+            false => self.defer(row),
+            // Someone may have made a namespace with a copy of it since.
+            true if !self.in_use(row)?.is_free() => self.defer(row),
+            true => self.drop_snapshot(row, options),
+        }
+    }
+
+    /// The error if it is busy after all.
+    fn try_unmount(
+        &self,
+        row: &SnapshotRow,
+        target: &Path,
+        options: &RemovalOptions,
+    ) -> Result<Option<Error>> {
+        let started = Instant::now();
+        match mount::unmount_counting(target, &options.cancel) {
+            Ok(attempts) => {
+                let step = step(Step::Unmount, row, started).attempts(attempts).target(target);
+                options.listener.snapshot(step);
+                Ok(None)
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            // The kernel knows of someone whom we do not see.
+            Err(error) if error.kind() == ErrorKind::Busy => {
+                Ok(Some(InUse::default().busy().context(cannot_unmount(target))))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn drop_snapshot(&self, row: &SnapshotRow, options: &RemovalOptions) -> Result<Removal> {
+        let started = Instant::now();
+        match self.snapshots.remove(&row.key) {
+            // A collection has seen that it is no longer mounted.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            other => other?,
+        }
+        options.listener.snapshot(step(Step::Remove, row, started));
+        Ok(Removal::Done)
+    }
+
+    fn defer(&self, row: &SnapshotRow) -> Result<Removal> {
+        self.metadata.snapshot_defer_removal(&row.key)?;
+        Ok(Removal::Deferred)
+    }
+
+    /// Removes what was deferred and is no longer in use, taking down its mounts in this namespace first.
+    pub fn finish_deferred(&self) -> Result<Finished> {
+        let mut finished = Finished::default();
+        let options = RemovalOptions { when_busy: WhenBusy::Defer, ..RemovalOptions::default() };
+        for row in self.metadata.snapshots_deferred()? {
+            let done = match mounted::target_of(&row)? {
+                Some(target) => self.take_down(&row, &target, &options),
+                None => self.remove_snapshot(&row.key, &options),
+            };
+            match done {
+                Ok(Removal::Done) => finished.removed.push(row.key),
+                Ok(Removal::Deferred) => {}
+                // It has become a parent meanwhile, or is one still.
+                Err(error) if error.kind() == ErrorKind::FailedPrecondition => {}
+                Err(error) => finished.failed.push((row.key, error)),
+            }
+        }
+        Ok(finished)
+    }
+}
+
+fn cannot_unmount(target: &Path) -> String {
+    format!("cannot unmount {}", target.display())
+}
+
+fn step(step: Step, row: &SnapshotRow, started: Instant) -> SnapshotStep {
+    let digest = row.labels.get(mounted::CHAIN_LABEL).or(row.parent.as_ref());
+    SnapshotStep {
+        step,
+        key: row.key.clone(),
+        digest: digest.cloned(),
+        target: None,
+        attempts: 1,
+        duration: started.elapsed(),
+    }
+}
+
+/// Whether unmounting `ours` takes `theirs` away, too: the mount below it passes on what happens to the one below theirs.
+fn goes_with(ours: &MountInfo, here: &Namespace, theirs: &MountInfo, there: &Namespace) -> bool {
+    let below = |mount: &MountInfo, namespace: &Namespace| {
+        namespace.mounts.iter().find(|other| other.id == mount.parent).cloned()
+    };
+    let (Some(from), Some(to)) = (below(ours, here), below(theirs, there)) else { return false };
+    from.shared.is_some() && (to.shared == from.shared || to.follows == from.shared)
+}
+
+/// How a snapshot is recognised in a mount table.
+struct Snapshot {
+    id: u64,
+    source: PathBuf,
+    directory: PathBuf,
+    home: Option<Home>,
+    target: Option<PathBuf>,
+    device: Option<(u32, u32)>,
+}
+
+/// Where the store lies on its filesystem, in the words of the mount table.
+struct Home {
+    device: (u32, u32),
+    root: PathBuf,
+}
+
+impl Home {
+    /// The mount that holds the store is the deepest one above it, of several at one place the last.
+    fn of(store: &Path, here: &Namespace) -> Option<Home> {
+        let above = here.mounts.iter().filter(|mount| store.starts_with(&mount.target));
+        let mount = above.max_by_key(|mount| mount.target.components().count())?;
+        let inside = store.strip_prefix(&mount.target).ok()?;
+        Some(Home { device: mount.device, root: mount.root.join(inside) })
+    }
+}
+
+impl Snapshot {
+    fn of(store: &Store, row: &SnapshotRow, here: &Namespace) -> Result<Self> {
+        let root = std::fs::canonicalize(store.path()).unwrap_or_else(|_| store.path().to_path_buf());
+        Ok(Snapshot {
+            id: row.id,
+            source: mount::source_name(&root, row.id),
+            directory: root.join(format!("snapshots/{}", row.id)),
+            home: Home::of(&root, here),
+            target: mounted::target_of(row)?,
+            device: mounted::device_of(row),
+        })
+    }
+
+    fn is_shown_by(&self, mount: &MountInfo) -> bool {
+        // The store may lie on an overlay itself, which a bind mount of its directories then shows.
+        self.is_bound_by(mount) || mount.fs_type == "overlay" && self.is_overlaid_by(mount)
+    }
+
+    fn is_overlaid_by(&self, mount: &MountInfo) -> bool {
+        if mount.source.starts_with("transload:") {
+            return mount.source == self.source;
+        }
+        // The name is left out where the store's path is too long for the kernel.
+        mount.options.contains(&*format!("{}/", self.directory.display()))
+            || self.device == Some(mount.device) && self.target.as_deref() == Some(&*mount.target)
+    }
+
+    /// A view's directory is its parent's, which others show as well: then the place tells.
+    fn is_bound_by(&self, mount: &MountInfo) -> bool {
+        let Some(home) = self.home.as_ref().filter(|home| home.device == mount.device) else { return false };
+        let Ok(inside) = mount.root.strip_prefix(&home.root) else { return false };
+        inside.starts_with(format!("snapshots/{}", self.id))
+            || self.target.as_deref() == Some(&*mount.target)
+                && (inside.starts_with("trees") || inside.starts_with("snapshots"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(id: u64, root: &str, target: &str) -> MountInfo {
+        MountInfo {
+            id,
+            parent: 1,
+            device: (8, 1),
+            root: root.into(),
+            target: target.into(),
+            read_only: false,
+            shared: None,
+            follows: None,
+            fs_type: "ext4".into(),
+            source: "/dev/sda1".into(),
+            options: "rw".into(),
+        }
+    }
+
+    fn namespace(mounts: Vec<MountInfo>) -> Namespace {
+        Namespace { name: "mnt:[1]".into(), pid: 1, own: true, mounts }
+    }
+
+    #[test]
+    fn bind_mounts_of_other_stores_and_disks_are_not_ours() {
+        let here = namespace(vec![mount(1, "/", "/"), mount(2, "/vol", "/data")]);
+        let snapshot = Snapshot {
+            id: 12,
+            source: "transload:/data/s#12".into(),
+            directory: "/data/s/snapshots/12".into(),
+            home: Home::of(Path::new("/data/s"), &here),
+            target: Some("/mnt/x".into()),
+            device: None,
+        };
+        for (root, target, shown) in [
+            ("/vol/s/snapshots/12/fs", "/anywhere", true),
+            ("/vol/s/snapshots/1/fs", "/anywhere", false),
+            ("/vol/s/snapshots/123/fs", "/anywhere", false),
+            ("/other/s/snapshots/12/fs", "/anywhere", false),
+            ("/vol/s/trees/ab/fs", "/mnt/x", true),
+            ("/vol/s/trees/ab/fs", "/mnt/y", false),
+            ("/vol/s/blobs", "/mnt/x", false),
+        ] {
+            assert_eq!(snapshot.is_shown_by(&mount(3, root, target)), shown, "{root} at {target}");
+        }
+        let below = MountInfo { fs_type: "overlay".into(), ..mount(3, "/vol/s/snapshots/12/fs", "/mnt/x") };
+        assert!(snapshot.is_shown_by(&below), "a store on an overlay");
+        let elsewhere = MountInfo { device: (8, 2), ..mount(3, "/vol/s/snapshots/12/fs", "/mnt/x") };
+        assert!(!snapshot.is_shown_by(&elsewhere));
+        let overlay = |source: &str| MountInfo {
+            fs_type: "overlay".into(),
+            source: source.into(),
+            ..mount(4, "/", "/elsewhere")
+        };
+        assert!(snapshot.is_shown_by(&overlay("transload:/data/s#12")));
+        assert!(!snapshot.is_shown_by(&overlay("transload:/data/s#1")));
+    }
+
+    #[test]
+    fn a_shared_parent_takes_the_copies_of_a_mount_along() {
+        let shared = |id, group| MountInfo { shared: Some(group), ..mount(id, "/", "/") };
+        let child = |id, parent| MountInfo { parent, ..mount(id, "/x", "/mnt/x") };
+        let (ours, theirs) = (child(20, 10), child(40, 30));
+        let here = namespace(vec![shared(10, 7), ours.clone()]);
+        let follows = MountInfo { follows: Some(7), ..mount(30, "/", "/") };
+        for (below, goes) in
+            [(shared(30, 7), true), (follows, true), (shared(30, 8), false), (mount(30, "/", "/"), false)]
+        {
+            let there = namespace(vec![below, theirs.clone()]);
+            assert_eq!(goes_with(&ours, &here, &theirs, &there), goes);
+        }
+        let private = namespace(vec![mount(10, "/", "/"), ours.clone()]);
+        let there = namespace(vec![mount(30, "/", "/"), theirs.clone()]);
+        assert!(!goes_with(&ours, &private, &theirs, &there));
+    }
+
+    #[test]
+    fn a_wait_has_an_end() {
+        let busy = || Ok(Some(Error::new(ErrorKind::Busy, "held")));
+        let options = |when_busy| RemovalOptions { when_busy, ..RemovalOptions::default() };
+        let ask = |when_busy| until_free(&options(when_busy), &mut || busy()).map_err(|error| error.kind());
+        assert_eq!(ask(WhenBusy::Refuse), Err(ErrorKind::Busy));
+        assert_eq!(ask(WhenBusy::Defer), Ok(false));
+        assert_eq!(ask(WhenBusy::Wait(Some(Duration::ZERO))), Err(ErrorKind::Busy));
+        let cancelled = options(WhenBusy::Wait(None));
+        cancelled.cancel.cancel();
+        assert_eq!(
+            until_free(&cancelled, &mut || busy()).map_err(|error| error.kind()),
+            Err(ErrorKind::Cancelled)
+        );
+        let mut left = 3;
+        let mut soon = || {
+            left -= 1;
+            if left == 0 { Ok(None) } else { busy() }
+        };
+        assert_eq!(
+            until_free(&options(WhenBusy::Wait(None)), &mut soon).map_err(|error| error.kind()),
+            Ok(true)
+        );
+    }
+}

@@ -1,0 +1,324 @@
+//! What is in use is neither unmounted nor removed: it is refused with the processes that hold it, waited for, or left to
+//! the first collection that finds it free. Real mounts, real holders, other mount namespaces.
+
+mod support;
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use support::image::{file, image};
+use support::mounts::Unmount;
+use support::run::{Ran, command, transload};
+use support::scratch;
+use support::tools::have;
+
+const IMAGE: &str = "example.com/held:1";
+
+/// Read-only and to be written.
+const EITHER: [&[&str]; 2] = [&[], &["--rw"]];
+
+/// A store with an image of two layers, so that its mounts are overlays.
+struct House {
+    dir: tempfile::TempDir,
+    /// What the image itself has in the store.
+    before: usize,
+    /// One at a time: a namespace that one test makes has copies of the mounts of all others, who would then be right to
+    /// be refused.
+    _alone: MutexGuard<'static, ()>,
+}
+
+static ALONE: Mutex<()> = Mutex::new(());
+
+impl House {
+    fn new() -> Option<House> {
+        if !have(&["sleep", "unshare", "sh"]) {
+            return None;
+        }
+        let alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut house = House { dir: scratch(), before: 0, _alone: alone };
+        let archive = house.dir.path().join("held.tar");
+        let layers = file("etc/a", "1").dir("d").file("d/b", "2");
+        let bytes = image().name(IMAGE).layer(layers).layer(file("top", "3")).docker();
+        std::fs::write(&archive, bytes).expect("an archive");
+        house.run(&["import", &archive.display().to_string()]).ok();
+        house.before = house.directories();
+        Some(house)
+    }
+
+    fn store(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    fn run(&self, words: &[&str]) -> Ran {
+        transload(&self.store(), words)
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        let words: Vec<&str> = ["--json"].into_iter().chain(words.iter().copied()).collect();
+        self.run(&words).json()
+    }
+
+    /// Mounts the image at a new directory; it is unmounted at the end, whatever happens.
+    fn mount(&self, name: &str, options: &[&str]) -> (String, Unmount) {
+        let at = self.dir.path().join(name);
+        std::fs::create_dir(&at).expect("a directory");
+        let text = at.display().to_string();
+        let words: Vec<&str> = ["mount", IMAGE, &text].into_iter().chain(options.iter().copied()).collect();
+        self.run(&words).ok();
+        (text, Unmount(at))
+    }
+
+    /// How many mounts the store knows of.
+    fn mount_count(&self) -> usize {
+        self.json(&["mount"])["mounts"].as_array().expect("a list").len()
+    }
+
+    /// The directories of snapshots but for the image's own, and what is on its way out.
+    fn directories(&self) -> usize {
+        let count = |name: &str| std::fs::read_dir(self.store().join(name)).expect("a directory").count();
+        count("snapshots") + count("ingest") - self.before
+    }
+}
+
+/// A process that ends with the test.
+struct Process(Child);
+
+impl Process {
+    fn start(command: &mut Command) -> Process {
+        Process(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("it starts"))
+    }
+
+    /// One whose working directory is `dir`.
+    fn in_directory(dir: &str) -> Process {
+        Process::start(Command::new("sleep").arg("1000").current_dir(dir))
+    }
+
+    fn end(mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits for something that another process is about to do.
+#[track_caller]
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(60), "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The error object's holders, as pairs of process and way.
+#[track_caller]
+fn holders(error: &Value) -> Vec<(u64, String)> {
+    assert_eq!(error["error"]["kind"], "busy", "{error}");
+    let list = error["error"]["holders"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let pairs = list.iter().flat_map(|holder| {
+        let uses = holder["uses"].as_array().expect("uses");
+        uses.iter().map(move |one| {
+            (holder["pid"].as_u64().expect("a pid"), one["how"].as_str().expect("how").into())
+        })
+    });
+    pairs.collect()
+}
+
+#[test]
+fn a_mount_in_use_is_refused_with_the_processes_and_goes_once_they_are_gone() {
+    let Some(house) = House::new() else { return };
+    for options in EITHER {
+        let (at, _unmount) = house.mount(&format!("mnt{}", options.len()), options);
+        let inside = Process::in_directory(&format!("{at}/d"));
+        let reader = Process::start(
+            Command::new("sh").args(["-c", "exec 7<\"$1\"; exec sleep 1000", "sh"]).arg(format!("{at}/top")),
+        );
+        let pid = u64::from(inside.0.id());
+        let reads = u64::from(reader.0.id());
+        let mut seen = Vec::new();
+        eventually("the file is open", || {
+            seen = holders(&house.json(&["umount", &at]));
+            seen.iter().any(|(pid, how)| *pid == reads && how == "open_file")
+        });
+        assert!(seen.contains(&(pid, "working_directory".into())), "{seen:?}");
+        let refused = house.run(&["umount", &at]).fails(5);
+        let line = format!("  process {pid} (sleep): working directory {at}/d");
+        assert!(refused.stderr.lines().any(|one| one == line), "{}", refused.stderr);
+        assert!(refused.stderr.contains("hint: "), "{}", refused.stderr);
+        assert_eq!(house.mount_count(), 1, "nothing was half done");
+        assert!(Path::new(&at).join("top").exists());
+        inside.end();
+        reader.end();
+        // A shell's child may hold the file a moment longer.
+        house.run(&["umount", "--wait", &at]).ok();
+        assert_eq!(house.mount_count(), 0);
+        assert_eq!(house.directories(), 0, "nothing is left of its upper and work directories");
+    }
+}
+
+#[test]
+fn waiting_ends_with_the_holder_or_with_the_time() {
+    let Some(house) = House::new() else { return };
+    let (at, _unmount) = house.mount("mnt", &["--rw"]);
+    let holder = Process::in_directory(&at);
+    let error = house.json(&["umount", "--wait=50ms", &at]);
+    assert_eq!(holders(&error).len(), 1, "{error}");
+    let mut waiting = Process::start(&mut command(&house.store(), ["umount", "--wait", &at]));
+    // Meanwhile another mount of the same image comes and goes.
+    let (other, _unmount_other) = house.mount("other", &["--rw"]);
+    house.run(&["umount", &other]).ok();
+    assert!(waiting.0.try_wait().expect("a child").is_none(), "it waits for the holder");
+    holder.end();
+    assert!(waiting.0.wait().expect("a child").success());
+    assert_eq!(house.directories(), 0);
+}
+
+#[test]
+fn a_deferred_mount_goes_with_the_first_collection_that_finds_it_free() {
+    let Some(house) = House::new() else { return };
+    let (at, _unmount) = house.mount("mnt", &["--rw"]);
+    std::fs::write(Path::new(&at).join("kept"), "x").expect("writes");
+    let holder = Process::in_directory(&at);
+    let answer = house.json(&["umount", "--defer", &at]);
+    assert_eq!(
+        (&answer["deferred"][0], answer["unmounted"].as_array().map(Vec::len)),
+        (&Value::from(&*at), Some(0))
+    );
+    house.run(&["gc"]).ok();
+    assert!(Path::new(&at).join("kept").exists(), "it is in use still");
+    holder.end();
+    house.run(&["gc"]).ok();
+    assert!(!Path::new(&at).join("top").exists(), "it is unmounted");
+    assert_eq!((house.mount_count(), house.directories()), (0, 0));
+    let (free, _unmount) = house.mount("free", &[]);
+    let answer = house.json(&["umount", "--defer", &free]);
+    assert_eq!(answer["unmounted"][0], Value::from(&*free), "what is free goes at once");
+}
+
+#[test]
+fn a_copy_of_the_mount_in_another_namespace_counts() {
+    let Some(house) = House::new() else { return };
+    for options in EITHER {
+        let (at, _unmount) = house.mount(&format!("mnt{}", options.len()), options);
+        let other = Process::start(Command::new("unshare").args(["-m", "sleep", "1000"]));
+        let pid = u64::from(other.0.id());
+        // Its mounts are its own by the time that it runs the other program.
+        let name = || std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        eventually("the namespace is made", || name().trim_end() == "sleep");
+        let seen = holders(&house.json(&["umount", &at]));
+        assert_eq!(seen, [(pid, "mount".to_string())]);
+        // Someone unmounts it here behind our back: a collection must not take it from the others.
+        rustix::mount::unmount(&*at, rustix::mount::UnmountFlags::empty()).expect("unmounts");
+        house.run(&["gc"]).ok();
+        assert_eq!(house.mount_count(), 1);
+        assert_eq!(holders(&house.json(&["umount", &at])), [(pid, "mount".to_string())]);
+        other.end();
+        house.run(&["gc"]).ok();
+        assert_eq!((house.mount_count(), house.directories()), (0, 0));
+    }
+}
+
+#[test]
+fn what_was_unmounted_lazily_stays_while_someone_is_in_it() {
+    let Some(house) = House::new() else { return };
+    let (at, _unmount) = house.mount("mnt", &["--rw"]);
+    let holder = Process::in_directory(&at);
+    rustix::mount::unmount(&*at, rustix::mount::UnmountFlags::DETACH).expect("unmounts");
+    house.run(&["gc"]).ok();
+    assert_eq!(house.mount_count(), 1, "the process writes to its upper directory still");
+    assert_eq!(holders(&house.json(&["umount", &at])).len(), 1);
+    holder.end();
+    house.run(&["gc"]).ok();
+    assert_eq!((house.mount_count(), house.directories()), (0, 0));
+}
+
+#[test]
+fn the_last_name_of_a_mounted_image_is_refused_and_others_are_not() {
+    let Some(house) = House::new() else { return };
+    house.run(&["tag", IMAGE, "second"]).ok();
+    let (at, _unmount) = house.mount("mnt", &[]);
+    let holder = Process::in_directory(&at);
+    house.run(&["rm", "second"]).ok();
+    let refused = house.run(&["rm", IMAGE]).fails(5);
+    assert!(
+        refused.stderr.contains(&format!("it is mounted at {at} and a process uses it")),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(house.json(&["images"])["images"].as_array().map(Vec::len), Some(1));
+    house.run(&["rm", "--wait=20ms", IMAGE]).fails(5);
+    house.run(&["rm", "--defer", IMAGE]).ok();
+    assert_eq!(house.json(&["images"])["images"].as_array().map(Vec::len), Some(0));
+    assert_eq!(std::fs::read_to_string(Path::new(&at).join("etc/a")).expect("reads"), "1");
+    holder.end();
+    house.run(&["umount", &at]).ok();
+    assert_eq!(house.directories(), 0);
+}
+
+#[test]
+fn a_killed_run_leaves_nothing_that_a_collection_does_not_take() {
+    let Some(mut house) = House::new() else { return };
+    let busybox = Path::new("/bin/busybox");
+    if !busybox.exists() {
+        return support::tools::skip("busybox not installed");
+    }
+    let bytes = image().name("box").layer(file("bin/sh", std::fs::read(busybox).expect("reads")).mode(0o755));
+    let archive = house.dir.path().join("box.tar");
+    std::fs::write(&archive, bytes.layer(file("x", "1")).docker()).expect("an archive");
+    house.run(&["import", &archive.display().to_string()]).ok();
+    house.before += house.directories();
+    let script = "echo > /started; while :; do :; done";
+    let words = ["mount", "--rw", "box", "--", "/bin/sh", "-c", script];
+    let running = Process::start(&mut command(&house.store(), words));
+    let started = || {
+        let dirs = std::fs::read_dir(house.store().join("snapshots")).expect("lists");
+        dirs.flatten().any(|dir| dir.path().join("fs/started").exists())
+    };
+    eventually("the command runs", started);
+    house.run(&["gc"]).ok();
+    assert!(started(), "it is in use");
+    running.end();
+    eventually("the namespace is gone", || {
+        house.run(&["gc"]).ok();
+        house.directories() == 0
+    });
+}
+
+#[test]
+fn a_snapshot_is_removed_through_the_library_once_nobody_uses_it() {
+    let Some(house) = House::new() else { return };
+    use transload::store::{Removal, RemovalOptions, WhenBusy};
+    let engine = transload::Engine::open(house.store(), Default::default()).expect("a store");
+    let chain = engine.inspect(IMAGE).expect("an image").chain_id.expect("unpacked").to_string();
+    let mounts = engine.snapshots().prepare("vm-1", Some(&chain), &Default::default()).expect("prepares");
+    let at = house.dir.path().join("mnt");
+    std::fs::create_dir(&at).expect("a directory");
+    transload::mount::mount_all(&mounts, &at, &Default::default()).expect("mounts");
+    let guard = Unmount(at.clone());
+    let error = engine.remove_snapshot("vm-1", &RemovalOptions::default()).expect_err("mounted");
+    assert_eq!(error.kind(), transload::ErrorKind::Busy);
+    assert!(error.to_string().contains(&format!("it is mounted at {}", at.display())), "{error}");
+    let open = std::fs::File::open(at.join("top")).expect("opens");
+    let error = engine.remove_snapshot("vm-1", &RemovalOptions::default()).expect_err("open");
+    assert_eq!(error.holders().iter().map(|holder| holder.pid).collect::<Vec<_>>(), [std::process::id()]);
+    let defer = RemovalOptions { when_busy: WhenBusy::Defer, ..RemovalOptions::default() };
+    assert_eq!(engine.remove_snapshot("vm-1", &defer).expect("marks"), Removal::Deferred);
+    drop(open);
+    engine.gc(&Default::default()).expect("collects");
+    assert!(engine.snapshots().stat("vm-1").is_ok(), "whoever mounted it has to unmount it");
+    transload::mount::unmount(&at).expect("unmounts");
+    std::mem::forget(guard);
+    engine.gc(&Default::default()).expect("collects");
+    assert!(engine.snapshots().stat("vm-1").is_err());
+    assert_eq!(house.directories(), 0);
+    let error = engine.remove_snapshot(&chain, &RemovalOptions::default());
+    assert!(error.is_ok_and(|done| done == Removal::Done), "a chain that nobody stands on can be made again");
+}
