@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use support::image::{Pack, file, image};
+use support::image::{Pack, file, image, noise};
 use support::run::{Ran, command, program, transload};
 use support::scratch;
 
@@ -233,19 +233,11 @@ fn a_terminated_import_leaves_a_store_that_gc_tidies() {
     let dir = scratch();
     let store = dir.path().join("store");
     // Large enough, and hard enough to hash and to sync, that no machine is done in the time given.
-    let mut state = 1_u64;
-    let mut noise = || -> Vec<u8> {
-        let word = || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            state.to_le_bytes()
-        };
-        std::iter::repeat_with(word).take(4 << 20).flatten().collect()
-    };
     let bytes = image()
         .name("large")
-        .layer(file("a", noise()).packed(Pack::Gzip))
-        .layer(file("b", noise()).packed(Pack::Gzip))
-        .layer(file("c", noise()).packed(Pack::Gzip));
+        .layer(file("a", noise(1, 32 << 20)).packed(Pack::Gzip))
+        .layer(file("b", noise(2, 32 << 20)).packed(Pack::Gzip))
+        .layer(file("c", noise(3, 32 << 20)).packed(Pack::Gzip));
     let archive = bytes.docker();
     let (reader, mut writer) = std::io::pipe().expect("a pipe");
     // The last part never comes, so the import is at work when the signal does.

@@ -377,7 +377,7 @@ fn a_damaged_database_is_said_and_nothing_is_removed_for_it() {
     type Damage = fn(&Path);
     let damages: [(&str, Damage); 1] = [("overwritten", |db| {
         let size = std::fs::metadata(db).expect("the database").len() as usize;
-        std::fs::write(db, support::soundness::noise(7, size / 1024)).expect("the database");
+        std::fs::write(db, support::image::noise(7, size)).expect("the database");
     })];
     for (what, break_it) in damages {
         let store = scene.store("store");

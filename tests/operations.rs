@@ -10,7 +10,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use support::image::{file, image};
+use support::image::{file, image, noise};
 
 /// The page's words for places that every run has elsewhere.
 const STORE: &str = "/var/lib/transload";
@@ -65,9 +65,9 @@ impl House {
         let dir = support::scratch();
         let sample = image()
             .name("example.com/app:1")
-            .layer(file("bin/app", noise(300_000)).file("etc/app.conf", "debug=0\n"))
+            .layer(file("bin/app", noise(1, 300_000)).file("etc/app.conf", "debug=0\n"))
             .layer(file("etc/motd", "hello\n"));
-        let big = image().name("example.com/big:1").layer(file("data", noise(6_000_000)));
+        let big = image().name("example.com/big:1").layer(file("data", noise(2, 6_000_000)));
         fs::create_dir_all(dir.path().join("work")).expect("a directory");
         fs::create_dir_all(dir.path().join("mnt/app")).expect("a directory");
         fs::write(dir.path().join("work/app.tar"), sample.docker()).expect("an archive");
@@ -109,16 +109,6 @@ impl Drop for House {
             let _ = rustix::mount::unmount(self.dir.path().join(place), rustix::mount::UnmountFlags::DETACH);
         }
     }
-}
-
-/// Bytes that do not compress, the same in every run.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 1_u32;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as u8
-    };
-    (0..length).map(|_| next()).collect()
 }
 
 /// A section with what its commands print now.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::image::{Image, Pack, gzip, image, layer};
+use crate::support::image::{Image, Pack, gzip, image, layer, noise};
 use crate::support::run::{Ran, command, program, transload};
 use crate::support::scratch;
 use crate::support::tools::have;
@@ -22,23 +22,11 @@ fn meeting_place() -> Image {
     for number in 0..6 {
         let mut contents = layer().dir(&format!("/part-{number}"));
         for file in 0..40 {
-            contents = contents.file(&format!("/part-{number}/{file}"), noise(number * 100 + file));
+            contents = contents.file(&format!("/part-{number}/{file}"), noise(number * 100 + file, 20_000));
         }
         image = image.layer(contents.packed(if number % 2 == 0 { Pack::Gzip } else { Pack::Zstd }));
     }
     image
-}
-
-/// Bytes that do not compress, from a small generator so that they are the same in every run.
-fn noise(seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    (0..2500).flat_map(|_| next()).collect()
 }
 
 /// The shapes that the promise is made for.
@@ -201,7 +189,7 @@ fn published(traces: &Path, store: &Path) -> BTreeMap<PathBuf, usize> {
 fn overlapping_images_share_what_they_have_in_common() {
     let scratch = scratch();
     let store = scratch.path().join("store");
-    let shared: Vec<_> = (0..4).map(|n| layer().file(&format!("/shared-{n}"), noise(n))).collect();
+    let shared: Vec<_> = (0..4).map(|n| layer().file(&format!("/shared-{n}"), noise(n, 20_000))).collect();
     let paths: Vec<PathBuf> = (0..PROCESSES)
         .map(|n| {
             let mut image = image().name(&format!("test/overlap:{n}"));

@@ -24,6 +24,18 @@ pub enum Pack {
     ZstdFrames,
 }
 
+/// Bytes that do not compress, from a small generator so that they are the same in every run.
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(next).flatten().take(length).collect()
+}
+
 /// An empty image for linux/amd64.
 pub fn image() -> Image {
     Image { names: Vec::new(), layers: Vec::new(), config: json!({}), architecture: "amd64".into() }

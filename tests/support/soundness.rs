@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-use super::image::{Image, Pack, digest, gzip, image, layer};
+use super::image::{Image, Pack, digest, gzip, image, layer, noise};
 use super::listing::{difference, listing};
 use super::run::{Ran, command};
 
@@ -23,29 +23,17 @@ pub fn images(kib: usize) -> [Image; 2] {
         .mode(0o750)
         .file("etc/passwd", "root\n")
         .dir("data")
-        .file("data/a", noise(1, kib))
-        .file("data/b", noise(2, kib));
+        .file("data/a", noise(1, kib << 10))
+        .file("data/b", noise(2, kib << 10));
     let upper = layer().whiteout("data/b").file("etc/shadow", "x").hardlink("etc/second", "etc/passwd");
     let mut many = layer().dir("many");
     for number in 0..24 {
-        many = many.file(&format!("many/{number}"), noise(100 + number, kib / 16 + 1));
+        many = many.file(&format!("many/{number}"), noise(100 + number, (kib << 6) + 1024));
     }
     let first = image().name("example.com/first:1").layer(below.clone()).layer(upper).layer(many.clone());
-    let other = layer().opaque("data").file("data/c", noise(3, kib)).packed(Pack::Zstd);
+    let other = layer().opaque("data").file("data/c", noise(3, kib << 10)).packed(Pack::Zstd);
     let second = image().name("example.com/second:1").layer(below).layer(other).layer(many);
     [first, second]
-}
-
-/// Bytes that do not compress, from a small generator so that they are the same in every run.
-pub fn noise(seed: u64, kib: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    (0..kib * 128).flat_map(|_| next()).collect()
 }
 
 /// The two images in three archives: the first to be read in any order, both as streams.
