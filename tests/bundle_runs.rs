@@ -1,14 +1,14 @@
 //! The bundles that we write start under the runtimes that people have.
 
+mod support;
+
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use transload::transfer::bundle::{self, BundleOptions};
 
-/// A root filesystem of a static busybox, or `None` where there is none on this machine.
-fn busybox_rootfs(dir: &Path) -> Option<()> {
-    let busybox =
-        ["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from).into_iter().find(|path| path.exists())?;
+/// A root filesystem of a static busybox.
+fn busybox_rootfs(busybox: &Path, dir: &Path) {
     let bin = dir.join("rootfs/bin");
     std::fs::create_dir_all(&bin).expect("bin");
     std::fs::create_dir_all(dir.join("rootfs/etc")).expect("etc");
@@ -20,7 +20,6 @@ fn busybox_rootfs(dir: &Path) -> Option<()> {
     for name in ["sh", "id", "cat", "pwd", "echo", "touch"] {
         symlink("busybox", bin.join(name)).expect("a link to busybox");
     }
-    Some(())
 }
 
 fn run(runtime: &str, dir: &Path) -> Output {
@@ -38,29 +37,18 @@ fn run(runtime: &str, dir: &Path) -> Output {
     command.current_dir(dir).args(["--mount", "sh", "-c", &script]).output().expect("unshare starts")
 }
 
-fn available(runtime: &str) -> bool {
-    Command::new(runtime).arg("--version").output().is_ok_and(|output| output.status.success())
-}
-
 #[test]
 fn runc_and_crun_start_a_bundle() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: starting a bundle needs root");
-        return;
-    }
+    let Some(busybox) = support::tools::busybox() else { return };
     let config = br#"{"os":"linux","architecture":"amd64","config":{"User":"app","WorkingDir":"/data",
         "Env":["HELLO=from inside"],"Entrypoint":["/bin/sh","-c"],"Volumes":{"/data":{}},
         "Cmd":["echo $HELLO; pwd; id -u; id -g; id -G; cat seed"]}}"#;
     for runtime in ["runc", "crun"] {
-        if !available(runtime) {
-            eprintln!("SKIPPED: {runtime} is not installed");
+        if !support::tools::have(&[runtime]) {
             continue;
         }
         let dir = tempfile::tempdir().expect("a directory");
-        if busybox_rootfs(dir.path()).is_none() {
-            eprintln!("SKIPPED: there is no static busybox");
-            return;
-        }
+        busybox_rootfs(&busybox, dir.path());
         bundle::write(dir.path(), config, &BundleOptions::default()).expect("a bundle");
         let output = run(runtime, dir.path());
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -266,10 +266,7 @@ fn the_last_name_of_a_mounted_image_is_refused_and_others_are_not() {
 #[test]
 fn a_killed_run_leaves_nothing_that_a_collection_does_not_take() {
     let Some(mut house) = House::new() else { return };
-    let busybox = Path::new("/bin/busybox");
-    if !busybox.exists() {
-        return support::tools::skip("busybox not installed");
-    }
+    let Some(busybox) = support::tools::busybox() else { return };
     let bytes = image().name("box").layer(file("bin/sh", std::fs::read(busybox).expect("reads")).mode(0o755));
     let archive = house.dir.path().join("box.tar");
     std::fs::write(&archive, bytes.layer(file("x", "1")).docker()).expect("an archive");

@@ -37,6 +37,13 @@ pub fn have(tools: &[&str]) -> bool {
     }
 }
 
+/// Where the static busybox is, if it is installed and the test is root.
+#[track_caller]
+pub fn busybox() -> Option<PathBuf> {
+    let places = ["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from);
+    have(&["busybox"]).then(|| places.into_iter().find(|path| path.exists())).flatten()
+}
+
 /// skopeo with a policy that accepts everything.
 pub fn skopeo(scratch: &Path) -> Command {
     let policy = scratch.join("policy.json");
