@@ -151,15 +151,17 @@ struct Case<'a> {
 ///
 /// ```
 /// use transload::transfer::verdict::{Act, Record, Step, What, judge};
-/// let made = |at_us, process: &str| Record {
+/// let record = |at_us, process: &str, act| Record {
 ///     at_us,
 ///     store: "store".into(),
 ///     process: process.into(),
 ///     import: format!("import of {process}"),
-///     act: Act::Made(What::Snapshot, "sha256:1".into()),
+///     act,
 /// };
-/// assert!(judge(&[made(1, "a")]).once);
-/// assert_eq!(judge(&[made(1, "a"), made(2, "b")]).step, Some(Step::Snapshot));
+/// let made = |at_us, process| record(at_us, process, Act::Made(What::Snapshot, "sha256:1".into()));
+/// let first = [made(1, "a"), record(2, "a", Act::Ended { ok: true })];
+/// assert!(judge(&first).once);
+/// assert_eq!(judge(&[&first[..], &[made(3, "b")]].concat()).step, Some(Step::Snapshot));
 /// ```
 pub fn judge(records: &[Record]) -> Verdict {
     let case = Case::of(records);
