@@ -224,7 +224,7 @@ impl Engine {
         })
     }
 
-    /// Checks the store, and mends it where asked to; see [`upkeep::fsck`](crate::upkeep::fsck). Runs beside imports.
+    /// Checks the store, and mends it where asked to; see [`upkeep::fsck()`]. Runs beside imports.
     ///
     /// # Errors
     /// Only if the check could not be done; what is wrong with the store is in the report.
@@ -239,7 +239,7 @@ impl Engine {
     }
 
     /// Makes the database of the store at `root` anew from what lies on the disk, if it is damaged or gone; see
-    /// [`upkeep::fsck`](crate::upkeep::fsck). `None` if it is sound. Open the store and check it with repairs afterwards.
+    /// [`upkeep::fsck()`]. `None` if it is sound. Open the store and check it with repairs afterwards.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] without a store, [`ErrorKind::Busy`] while someone works on it.
