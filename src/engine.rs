@@ -106,7 +106,7 @@ impl Engine {
             ..StoreOptions::default()
         };
         let opened = Store::open(root.as_ref(), &store);
-        meter::operation(&options.metrics, "open", &opened);
+        options.metrics.operation("open", &opened);
         let inner = Inner {
             store: opened?,
             claims: Claims::default(),
@@ -132,7 +132,7 @@ impl Engine {
     fn counted<T>(&self, operation: &str, work: impl FnOnce(&Metrics) -> Result<T>) -> Result<T> {
         let metrics = &self.inner.metrics;
         let result = work(metrics);
-        meter::operation(metrics, operation, &result);
+        metrics.operation(operation, &result);
         result
     }
 
@@ -192,7 +192,7 @@ impl Engine {
 
     /// Gives an image another name.
     pub fn tag(&self, name: &str, new: &Reference) -> Result<ImageRow> {
-        catalogue::tag(&self.inner.store, name, new)
+        self.counted("tag", |_| catalogue::tag(&self.inner.store, name, new))
     }
 
     /// Removes names; the bytes go with the next [`Engine::gc`].
@@ -207,19 +207,22 @@ impl Engine {
     /// As [`Engine::remove`]; what is in use is dealt with as `options` say. Deferred, the names go at once, and what is
     /// mounted with the first collection after it was unmounted.
     pub fn remove_with(&self, names: &[String], options: &RemovalOptions) -> Result<RemoveReport> {
-        self.check_unused(names, options)?;
-        let removed = catalogue::remove(&self.inner.store, names)?;
-        Ok(RemoveReport { removed, freed_by_gc_bytes: upkeep::would_free(&self.inner.store, &[])? })
+        self.counted("rm", |_| {
+            self.check_unused(names, options)?;
+            let removed = catalogue::remove(&self.inner.store, names)?;
+            Ok(RemoveReport { removed, freed_by_gc_bytes: upkeep::would_free(&self.inner.store, &[])? })
+        })
     }
 
     /// Removes what nothing refers to. [`ErrorKind::Busy`] while imports run, unless asked to wait.
     pub fn gc(&self, options: &GcOptions) -> Result<GcReport> {
+        if options.dry_run {
+            return upkeep::gc(&self.inner.store, options);
+        }
         let started = Instant::now();
         self.counted("gc", |metrics| {
             let report = upkeep::gc(&self.inner.store, options)?;
-            if !options.dry_run {
-                meter::gc(metrics, &report, started.elapsed());
-            }
+            meter::gc(metrics, &report, started.elapsed());
             Ok(report)
         })
     }
@@ -235,7 +238,7 @@ impl Engine {
         cancel: &Cancel,
     ) -> Result<FsckReport> {
         let means = FsckMeans { pool: &self.inner.pool, budget: &self.inner.budget, progress, cancel };
-        upkeep::fsck(&self.inner.store, &means, options)
+        self.counted("fsck", |_| upkeep::fsck(&self.inner.store, &means, options))
     }
 
     /// Makes the database of the store at `root` anew from what lies on the disk, if it is damaged or gone; see
@@ -259,14 +262,16 @@ impl Engine {
 
     /// What the store saved so far, and where the time of the last `last` imports went.
     pub fn stats(&self, last: usize) -> Result<StatsReport> {
-        history::stats(&self.inner.store, last)
+        self.counted("stats", |_| history::stats(&self.inner.store, last))
     }
 
     /// What the store occupies.
     pub fn du(&self) -> Result<DuReport> {
-        let report = upkeep::du(&self.inner.store)?;
-        meter::store(&self.inner.metrics, &report);
-        Ok(report)
+        self.counted("du", |metrics| {
+            let report = upkeep::du(&self.inner.store)?;
+            meter::store(metrics, &report);
+            Ok(report)
+        })
     }
 
     /// The snapshots: `prepare`, `view`, `commit`, `mounts`, `remove`.
@@ -303,15 +308,17 @@ impl Engine {
     pub fn prewarm(&self, name: &str, paths: &[Vec<u8>], cancel: &Cancel) -> Result<PrewarmReport> {
         let options =
             PrewarmOptions { paths: paths.to_vec(), threads: self.inner.threads, cancel: cancel.clone() };
-        prewarm::prewarm(&self.inner.store, name, &options)
+        self.counted("prewarm", |_| prewarm::prewarm(&self.inner.store, name, &options))
     }
 
     /// Mounts the root filesystem of an image at a directory that is there. Gives the key of the snapshot behind it.
     pub fn mount(&self, name: &str, target: &Path, options: &MountOptions) -> Result<String> {
         let started = Instant::now();
         self.counted("mount", |metrics| {
-            let key = mounting::mount_image(&self.inner.store, name, target, options)?;
-            meter::mounted(metrics, options.read_write, started.elapsed());
+            let listener = meter::listener(metrics, options.read_write, &options.listener);
+            let options = MountOptions { listener, ..options.clone() };
+            let key = mounting::mount_image(&self.inner.store, name, target, &options)?;
+            meter::mounted(metrics, "mount", started.elapsed());
             Ok(key)
         })
     }
@@ -326,9 +333,11 @@ impl Engine {
     pub fn unmount_with(&self, target: &Path, options: &RemovalOptions) -> Result<Removal> {
         let started = Instant::now();
         self.counted("umount", |metrics| {
-            let removal = mounting::unmount(&self.inner.store, target, options)?;
+            let listener = meter::listener(metrics, false, &options.listener);
+            let options = RemovalOptions { listener, ..options.clone() };
+            let removal = mounting::unmount(&self.inner.store, target, &options)?;
             if removal == Removal::Done {
-                meter::unmounted(metrics, started.elapsed());
+                meter::mounted(metrics, "umount", started.elapsed());
             }
             Ok(removal)
         })
@@ -354,7 +363,11 @@ impl Engine {
 
     /// Makes an OCI runtime bundle that `runc run` accepts.
     pub fn bundle(&self, name: &str, dir: &Path, options: &BundleOptions) -> Result<BundleReport> {
-        self.counted("bundle", |_| mounting::bundle_image(&self.inner.store, name, dir, options))
+        self.counted("bundle", |metrics| {
+            let listener = meter::listener(metrics, true, &options.listener);
+            let options = BundleOptions { listener, ..options.clone() };
+            mounting::bundle_image(&self.inner.store, name, dir, &options)
+        })
     }
 
     /// Writes images as an archive that others load.

@@ -10,6 +10,7 @@ mod text;
 
 pub use registry::Registry;
 
+use crate::error::Result;
 use std::fmt;
 use std::sync::Arc;
 
@@ -93,6 +94,25 @@ impl Metrics {
         debug_assert_eq!(metric.labels.len(), labels.len(), "{}", metric.name);
         if let Some(recorder) = &self.0 {
             recorder.record(metric, labels, value);
+        }
+    }
+
+    /// Counts a call and how it ended. The engine does so itself; this is for what needs no engine, such as
+    /// [`Engine::doctor`](crate::Engine::doctor).
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use transload::metrics::{Metrics, Registry};
+    /// let registry = Arc::new(Registry::new());
+    /// let rebuilt = transload::Engine::rebuild("/nowhere", &Default::default());
+    /// Metrics::to(registry.clone()).operation("rebuild", &rebuilt);
+    /// assert!(registry.render().contains("transload_errors_total{kind=\"not_found\"} 1\n"));
+    /// ```
+    pub fn operation<T>(&self, operation: &str, result: &Result<T>) {
+        let outcome = if result.is_ok() { "ok" } else { "failed" };
+        self.count(&catalog::OPERATIONS, &[operation, outcome], 1);
+        if let Err(error) = result {
+            self.count(&catalog::ERRORS, &[error.kind().name()], 1);
         }
     }
 

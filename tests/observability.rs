@@ -49,13 +49,20 @@ fn figures_count_on_from_run_to_run_and_prometheus_takes_them() {
     }
     figures(&words(&["import"], &bad)).fails(3);
     figures(&["rm", "a"]).ok();
-    figures(&["gc"]).ok();
-    figures(&["stats"]).ok();
+    for words in ["gc", "gc --dry-run", "stats", "du", "fsck", "doctor"] {
+        let words: Vec<&str> = words.split(' ').collect();
+        figures(&words);
+    }
     let text = std::fs::read_to_string(&file).expect("figures");
     for line in [
         "transload_operations_total{operation=\"import\",outcome=\"ok\"} 2",
         "transload_operations_total{operation=\"import\",outcome=\"failed\"} 1",
         "transload_errors_total{kind=\"not_an_image\"} 1",
+        "transload_operations_total{operation=\"rm\",outcome=\"ok\"} 1",
+        "transload_operations_total{operation=\"gc\",outcome=\"ok\"} 1",
+        "transload_operations_total{operation=\"fsck\",outcome=\"ok\"} 1",
+        "transload_operations_total{operation=\"doctor\",outcome=\"ok\"} 1",
+        "transload_operations_total{operation=\"prewarm\",outcome=\"failed\"} 0",
         "transload_blobs_total{outcome=\"new\"} 4",
         "transload_blobs_total{outcome=\"existing\"} 4",
         "transload_trees_total{outcome=\"existing\"} 2",
@@ -108,6 +115,7 @@ fn mounts_are_timed() {
     for line in [
         "transload_mount_duration_seconds_count{operation=\"mount\"} 1",
         "transload_mount_duration_seconds_count{operation=\"umount\"} 1",
+        "transload_mount_retries_total{operation=\"mount\"} 0",
         "transload_snapshot_prepares_total{kind=\"active\"} 1",
         "transload_upper_directories 1",
     ] {
@@ -146,6 +154,10 @@ fn dashboard_rules_and_manual_name_only_figures_that_there_are() {
     for panel in dashboard["panels"].as_array().expect("panels") {
         assert!(panel["targets"].as_array().is_some_and(|targets| !targets.is_empty()), "{panel}");
     }
+    let read = |file| named(&std::fs::read_to_string(docs().join(file)).expect(file));
+    let shown = &read("dashboard.json") | &read("alerts.yml");
+    let unused: Vec<_> = known.difference(&shown).collect();
+    assert!(unused.is_empty(), "neither the dashboard nor an alert uses {unused:?}");
     let manual = std::fs::read_to_string(docs().join("../observability.md")).expect("the manual");
     let explained = named(&manual);
     let missing: Vec<_> = known.difference(&explained).collect();
@@ -158,6 +170,28 @@ fn rules_fire_when_they_should() {
         run(Command::new("promtool").args(["check", "rules"]).arg(docs().join("alerts.yml"))).ok();
         run(Command::new("promtool").args(["test", "rules"]).arg(docs().join("alerts.test.yml"))).ok();
     }
+}
+
+/// What the dashboard asks is PromQL: as recording rules its questions are checked like the others.
+#[test]
+fn the_dashboard_asks_what_prometheus_understands() {
+    if !tools::have(&["promtool"]) {
+        return;
+    }
+    let text = std::fs::read_to_string(docs().join("dashboard.json")).expect("a file");
+    let dashboard: Value = serde_json::from_str(&text).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels").iter();
+    let asked = panels.flat_map(|panel| panel["targets"].as_array().expect("targets"));
+    let rule = |target: &Value| serde_json::json!({ "record": "asked", "expr": target["expr"] });
+    // Each in a group of its own: two rules of one group must not be the same.
+    let group = |(number, target)| serde_json::json!({ "name": number, "rules": [rule(target)] });
+    let numbered = asked.enumerate().map(|(number, target)| (number.to_string(), target));
+    let rules = serde_json::json!({ "groups": numbered.map(group).collect::<Vec<_>>() });
+    let dir = scratch();
+    let file = dir.path().join("asked.yml");
+    // JSON is YAML, too.
+    std::fs::write(&file, rules.to_string()).expect("room");
+    run(Command::new("promtool").args(["check", "rules", "--lint=none"]).arg(&file)).ok();
 }
 
 fn lines(text: &str) -> Vec<Value> {
@@ -267,6 +301,64 @@ fn a_lock_that_does_not_hold_shows_across_logs() {
     let nothing = dir.path().join("nothing");
     std::fs::write(&nothing, "hello\n").expect("writes");
     transload(&dir.path().join("none"), words(&["audit"], &nothing)).fails(3);
+}
+
+/// The recorded run with the lines of these events twice, the second time as `again` has changed them.
+fn seeded(run: &[Value], events: &[&str], again: impl Fn(&mut Value)) -> String {
+    let digest = run.iter().find(|line| line["event"] == "blob_written").expect("a blob")["digest"].clone();
+    let is_doubled = |line: &&Value| {
+        let of_another = line.get("digest").is_some_and(|one| *one != digest);
+        events.contains(&line["event"].as_str().expect("an event")) && !of_another
+    };
+    let doubled = run.iter().filter(is_doubled).cloned().map(|mut line| {
+        again(&mut line);
+        line
+    });
+    run.iter().cloned().chain(doubled).map(|line| format!("{line}\n")).collect()
+}
+
+/// Each step that can fail, seeded into the log of a real run.
+#[test]
+fn an_audit_says_at_which_step_deduplication_failed() {
+    let dir = scratch();
+    let log = dir.path().join("run.jsonl");
+    let recorded = ["--audit-log", log.to_str().expect("text"), "import"];
+    transload(&dir.path().join("store"), words(&recorded, &sample(dir.path(), "a"))).ok();
+    let run = lines(&std::fs::read_to_string(&log).expect("the log"));
+    let other_import = |line: &mut Value| line["import"] = "other/0".into();
+    let other_process = |line: &mut Value| {
+        (line["import"], line["process"]) = ("other/0".into(), "999-other".into());
+    };
+    let next_year = |line: &mut Value| {
+        other_process(line);
+        let later = line["time"].as_str().expect("a time").replacen("20", "21", 1);
+        line["time"] = later.into();
+    };
+    let (made, whole) = (
+        ["blob_claimed", "blob_written"],
+        ["import_started", "blob_claimed", "blob_written", "import_finished"],
+    );
+    for (step, conclusion, text) in [
+        ("plan", "at the plan", seeded(&run, &["layer_planned", "blob_claimed", "blob_written"], |_| {})),
+        ("claim", "at the claim", seeded(&run, &made, |_| {})),
+        ("claim", "at the claim", seeded(&run, &whole, other_import)),
+        ("cross_process", "between processes", seeded(&run, &whole, other_process)),
+        ("snapshot", "at the snapshot", seeded(&run, &["snapshot_committed"], |_| {})),
+        ("content_store", "the content store did not", seeded(&run, &whole, next_year)),
+    ] {
+        let seeded = dir.path().join("seeded.jsonl");
+        std::fs::write(&seeded, text).expect("writes");
+        let ran = audit(dir.path(), &seeded);
+        let view = ran.json();
+        assert_eq!((ran.code, &view["step"]), (Some(1), &step.into()), "{view}");
+        assert!(view["conclusion"].as_str().is_some_and(|text| text.contains(conclusion)), "{view}");
+    }
+    let view = audit(dir.path(), &log).ok().json();
+    assert!(
+        view["step"].is_null()
+            && view["conclusion"].as_str().is_some_and(|text| text.contains("content store")),
+        "{view}"
+    );
 }
 
 #[test]

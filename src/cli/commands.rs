@@ -22,6 +22,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use transload::metadata::ImageRow;
+use transload::metrics::Metrics;
 use transload::store::SnapshotterKind;
 use transload::transfer::ExportFormat;
 use transload::transfer::bundle::{BundleOptions, Rootless};
@@ -107,8 +108,13 @@ impl Context {
         self.open_with(EngineOptions { create, ..EngineOptions::default() })
     }
 
+    /// Where figures go, if they go anywhere.
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.as_ref().map(MetricsFile::metrics).unwrap_or_default()
+    }
+
     fn open_with(&self, mut options: EngineOptions) -> Result<Engine> {
-        options.metrics = self.metrics.as_ref().map(MetricsFile::metrics).unwrap_or_default();
+        options.metrics = self.metrics();
         Engine::open(self.store()?, options)
     }
 
@@ -532,6 +538,7 @@ fn bundle(context: &Context, args: args::Bundle) -> Done {
         rootless: (!context.surroundings.root)
             .then_some(Rootless { uid: context.surroundings.uid, gid: context.surroundings.gid }),
         cancel,
+        ..BundleOptions::default()
     };
     let report = context.open(false)?.bundle(&args.name, &args.dir, &options)?;
     let view = views::Bundle {

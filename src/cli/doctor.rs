@@ -21,6 +21,7 @@ pub struct Doctor {}
 
 pub fn run(context: &Context) -> Done {
     let report = Engine::doctor(context.store()?);
+    context.metrics().operation("doctor", &Ok(()));
     let done = context.show(&report, |report| text(report, &context.style))?;
     Ok(if report.healthy { done } else { exit::code(ErrorKind::FailedPrecondition) })
 }

@@ -38,7 +38,11 @@ pub fn run(context: &Context, args: &Fsck) -> Done {
     let cancel = Cancel::new();
     signals::cancel_on_signal(&cancel)?;
     let rebuilt = match args.rebuild {
-        true => Engine::rebuild(context.store()?, &cancel)?,
+        true => {
+            let rebuilt = Engine::rebuild(context.store()?, &cancel);
+            context.metrics().operation("rebuild", &rebuilt);
+            rebuilt?
+        }
         false => None,
     };
     let engine = context.open(false)?;

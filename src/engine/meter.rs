@@ -1,23 +1,13 @@
 //! From what the verbs report to figures: the one place that knows which report feeds which metric.
 
-use crate::error::Result;
 use crate::metrics::{Metric, Metrics, catalog};
 use crate::oci::ChainId;
-use crate::progress::Outcome;
+use crate::progress::{Event, Listener, Outcome, SnapshotStep, Step};
 use crate::transfer::ImportReport;
 use crate::transfer::report::StageTimes;
 use crate::upkeep::{DuReport, GcReport};
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// What was asked for, and whether it succeeded.
-pub(super) fn operation<T>(metrics: &Metrics, operation: &str, result: &Result<T>) {
-    let outcome = if result.is_ok() { "ok" } else { "failed" };
-    metrics.count(&catalog::OPERATIONS, &[operation, outcome], 1);
-    if let Err(error) = result {
-        metrics.count(&catalog::ERRORS, &[error.kind().name()], 1);
-    }
-}
 
 /// A finished import.
 pub(super) fn import(metrics: &Metrics, report: &ImportReport) {
@@ -76,15 +66,30 @@ fn prepares(metrics: &Metrics, report: &ImportReport) {
     }
 }
 
-/// A mount that was made.
-pub(super) fn mounted(metrics: &Metrics, read_write: bool, elapsed: Duration) {
-    metrics.count(&catalog::PREPARES, &[if read_write { "active" } else { "view" }], 1);
-    metrics.record(&catalog::MOUNT_DURATION, &["mount"], elapsed.as_secs_f64());
+/// Counts what is done to snapshots and mounts, and passes it on. `read_write` mounts have active snapshots.
+pub(super) fn listener(metrics: &Metrics, read_write: bool, next: &Listener) -> Listener {
+    let (metrics, next) = (metrics.clone(), next.clone());
+    Listener::new(move |event: &Event| {
+        if let Event::Snapshot(done) = event {
+            step(&metrics, done, read_write);
+        }
+        next.event(event);
+    })
 }
 
-/// A mount that was taken down.
-pub(super) fn unmounted(metrics: &Metrics, elapsed: Duration) {
-    metrics.record(&catalog::MOUNT_DURATION, &["umount"], elapsed.as_secs_f64());
+fn step(metrics: &Metrics, done: &SnapshotStep, read_write: bool) {
+    let retries = u64::from(done.attempts.saturating_sub(1));
+    match done.step {
+        Step::Prepare => metrics.count(&catalog::PREPARES, &[if read_write { "active" } else { "view" }], 1),
+        Step::Mount => metrics.count(&catalog::MOUNT_RETRIES, &["mount"], retries),
+        Step::Unmount => metrics.count(&catalog::MOUNT_RETRIES, &["umount"], retries),
+        Step::Remove => {}
+    }
+}
+
+/// A mount that was made, or taken down.
+pub(super) fn mounted(metrics: &Metrics, operation: &str, elapsed: Duration) {
+    metrics.record(&catalog::MOUNT_DURATION, &[operation], elapsed.as_secs_f64());
 }
 
 /// A collection.

@@ -27,18 +27,22 @@ const SECONDS: Kind =
 const SHORT_SECONDS: Kind =
     Kind::Histogram(&[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5]);
 
-/// What the engine was asked for, and whether it succeeded.
+/// What the engine was asked for, and whether it could be done. A check that finds something wrong could be done.
+/// Looking up in the catalogue is not counted.
 pub static OPERATIONS: Metric = metric(
     "transload_operations_total",
     Kind::Counter,
     &[
         label(
             "operation",
-            &["open", "import", "plan", "mount", "umount", "unpack", "bundle", "export", "gc"],
+            &[
+                "open", "import", "plan", "mount", "umount", "unpack", "bundle", "export", "tag", "rm",
+                "prewarm", "du", "stats", "gc", "fsck", "rebuild", "doctor",
+            ],
         ),
         label("outcome", &["ok", "failed"]),
     ],
-    "Calls of the engine, by what was asked for and whether it succeeded.",
+    "Calls of the engine, by what was asked for and whether it could be done.",
 );
 
 /// Failures by kind.
@@ -192,6 +196,14 @@ pub static MOUNT_DURATION: Metric = metric(
     "How long mounting and unmounting took, retries included.",
 );
 
+/// How often the kernel was asked again.
+pub static MOUNT_RETRIES: Metric = metric(
+    "transload_mount_retries_total",
+    Kind::Counter,
+    &[label("operation", &["mount", "umount"])],
+    "How often the kernel was asked again, because something was busy, by mounts that succeeded in the end.",
+);
+
 /// How long collections took.
 pub static GC_DURATION: Metric =
     metric("transload_gc_duration_seconds", SECONDS, &[], "How long collections took.");
@@ -265,7 +277,7 @@ pub static BUILD: Metric = metric(
 );
 
 /// All of them, in the order in which they are rendered.
-pub static ALL: [&Metric; 31] = [
+pub static ALL: [&Metric; 32] = [
     &BUILD,
     &OPERATIONS,
     &ERRORS,
@@ -287,6 +299,7 @@ pub static ALL: [&Metric; 31] = [
     &PREPARES,
     &CHAIN_PREPARES,
     &MOUNT_DURATION,
+    &MOUNT_RETRIES,
     &GC_DURATION,
     &GC_FREED,
     &GC_REMOVED,

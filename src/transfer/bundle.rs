@@ -10,6 +10,7 @@ use super::users;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::oci::{Digest, null_as_empty};
 use crate::parallel::Cancel;
+use crate::progress::Listener;
 use oci_spec::runtime::{
     Capabilities, Capability, Linux, LinuxCapabilities, LinuxIdMapping, LinuxIdMappingBuilder,
     LinuxNamespace, LinuxNamespaceType, Mount, MountBuilder, Process, Root, Spec, User, get_default_mounts,
@@ -56,6 +57,8 @@ pub struct BundleOptions {
     pub read_only: bool,
     /// Makes a bundle for a runtime that runs without privilege.
     pub rootless: Option<Rootless>,
+    /// Is told what is done to the snapshot behind it.
+    pub listener: Listener,
     /// Ends the unpacking, or the waiting while the kernel is busy.
     pub cancel: Cancel,
 }

@@ -334,8 +334,8 @@ fn fill_bundle(
     let rootfs = dir.join("rootfs");
     if options.rootless.is_none() {
         std::fs::create_dir(&rootfs).doing(|| format!("cannot create {}", rootfs.display()))?;
-        let how =
-            MountOptions { read_write: true, cancel: options.cancel.clone(), ..MountOptions::default() };
+        let (listener, cancel) = (options.listener.clone(), options.cancel.clone());
+        let how = MountOptions { read_write: true, listener, cancel, ..MountOptions::default() };
         mount_inspected(store, name, inspection, &rootfs, &how)?;
         let marks = Marks { root: RootKind::Mounted, made };
         return bundle::write_marked(dir, &inspection.config_json, options, marks);
