@@ -46,6 +46,8 @@ fn validate(trace: &Value) -> Vec<Value> {
     assert!(matches!(trace["displayTimeUnit"].as_str(), Some("ms" | "ns")));
     for event in events {
         let phase = event["ph"].as_str().expect("ph");
+        let fields: Vec<&str> = event.as_object().expect("an object").keys().map(String::as_str).collect();
+        assert_eq!(fields, known_fields(phase), "{event}");
         assert!(event["name"].is_string() && event["pid"].is_u64() && event["tid"].is_u64(), "{event}");
         let tid = event["tid"].as_u64().expect("a thread");
         match phase {
@@ -100,6 +102,17 @@ fn validate(trace: &Value) -> Vec<Value> {
     complete
 }
 
+/// What an event of a phase has, by name; each is required, and viewers know no other.
+fn known_fields(phase: &str) -> &'static [&'static str] {
+    match phase {
+        "M" => &["args", "name", "ph", "pid", "tid"],
+        "X" => &["args", "cat", "dur", "name", "ph", "pid", "tid", "ts"],
+        "C" => &["args", "name", "ph", "pid", "tid", "ts"],
+        "f" => &["bp", "cat", "id", "name", "ph", "pid", "tid", "ts"],
+        _ => &["cat", "id", "name", "ph", "pid", "tid", "ts"],
+    }
+}
+
 /// Complete events of one thread lie inside each other or apart, or viewers draw nonsense.
 fn nested(complete: &[Value]) {
     let mut threads: HashMap<u64, Vec<(u64, u64, String)>> = HashMap::new();
@@ -122,6 +135,47 @@ fn nested(complete: &[Value]) {
     }
 }
 
+/// Layers lie on the lanes of their threads, and an arrow leads from thread to thread where their stages do.
+fn lanes_and_arrows(trace: &Value) {
+    let events = trace["traceEvents"].as_array().expect("traceEvents");
+    let of = |phases: &'static [&str]| {
+        events.iter().filter(|event| phases.contains(&event["ph"].as_str().expect("ph")))
+    };
+    let threads: HashMap<u64, &str> = of(&["M"])
+        .filter(|event| event["name"] == "thread_name")
+        .map(|event| (event["tid"].as_u64().expect("tid"), event["args"]["name"].as_str().expect("a name")))
+        .collect();
+    for event in of(&["X"]).filter(|event| event["args"]["kind"] == "layer") {
+        assert!(threads[&event["tid"].as_u64().expect("tid")].starts_with("lane "), "{event}");
+    }
+    let mut ways: HashMap<u64, HashSet<u64>> = HashMap::new();
+    for arrow in of(&["s", "t", "f"]) {
+        ways.entry(arrow["id"].as_u64().expect("id"))
+            .or_default()
+            .insert(arrow["tid"].as_u64().expect("tid"));
+    }
+    assert_eq!(ways.len(), 5, "a flow for each layer");
+    assert!(ways.values().any(|threads| threads.len() >= 3), "the big layer's stages have threads: {ways:?}");
+}
+
+/// With `TRANSLOAD_CORPUS=archive:archive… cargo test --test insight corpus -- --nocapture`: real archives give valid traces and
+/// pages, of a size that can be opened.
+#[test]
+fn a_corpus_gives_valid_traces_and_pages() {
+    let corpus = std::env::var("TRANSLOAD_CORPUS").unwrap_or_default();
+    for archive in corpus.split(':').filter(|archive| !archive.is_empty()) {
+        let dir = scratch();
+        let (trace, page) = (dir.path().join("trace.json"), dir.path().join("page.html"));
+        let files = ["--trace", trace.to_str().expect("plain"), "--timeline", page.to_str().expect("plain")];
+        import(&dir.path().join("store"), Path::new(archive), &files).ok();
+        let complete = validate(&read_json(&trace));
+        well_formed(&std::fs::read_to_string(&page).expect("a page"));
+        let size = |path: &Path| std::fs::metadata(path).expect("a file").len();
+        println!("{archive}: {} spans, {} B, {} B", complete.len(), size(&trace), size(&page));
+        assert!(size(&trace) < 16 << 20 && size(&page) < 4 << 20, "too large to be opened");
+    }
+}
+
 fn names(complete: &[Value]) -> HashSet<&str> {
     complete.iter().filter_map(|event| event["name"].as_str()).collect()
 }
@@ -141,6 +195,7 @@ fn a_trace_is_in_the_trace_event_format_field_by_field() {
     }
     let root = complete.iter().find(|event| event["name"] == "import").expect("an import");
     assert_eq!(root["args"]["trace_id"], report["trace_id"]);
+    lanes_and_arrows(&read_json(&trace));
     assert_eq!(std::fs::read_dir(dir.path()).expect("lists").count(), 3, "a temporary file was left");
     // Archives that others made, compressed and from a pipe too.
     for name in ["docker-save-multi.tar.gz", "skopeo-docker-tiny.tar.xz", "podman-docker.tar"] {
@@ -201,11 +256,46 @@ fn a_failed_import_is_told_about_as_well() {
     assert_eq!(root["args"]["error"], failure["error"]["kind"]);
     assert_eq!(root["args"]["trace_id"], failure["error"]["trace_id"]);
     let page = std::fs::read_to_string(page).expect("a page");
-    assert!(page.contains("The import failed"), "{page}");
+    let sentence = failure["error"]["message"].as_str().expect("a sentence").replace('\'', "&#39;");
+    assert!(
+        page.contains("The import failed:</b>") && page.contains(&sentence),
+        "{sentence} is not on\n{page}"
+    );
     let nowhere = dir.path().join("no/such/dir/t.json");
     let refused = import(&dir.path().join("never"), &image, &["--trace", nowhere.to_str().expect("plain")]);
     refused.fails(4);
     assert!(!dir.path().join("never").exists(), "refused before anything is done");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_named_and_the_import_stays() {
+    let dir = scratch();
+    let image = archive(dir.path(), "full:1");
+    let store = dir.path().join("store");
+    let ran = import(&store, &image, &["--trace", "/dev/full", "--timeline", "/dev/full"]).ok();
+    assert_eq!(ran.stderr.matches("notice: cannot write /dev/full: ").count(), 2, "{}", ran.stderr);
+    assert_eq!(ran.json()["blobs"]["new"], 7);
+}
+
+#[test]
+fn a_file_with_two_purposes_is_refused_before_anything_is_done() {
+    let dir = scratch();
+    let image = archive(dir.path(), "twice:1");
+    let before = std::fs::read(&image).expect("an archive");
+    let (store, both) = (dir.path().join("store"), dir.path().join("both"));
+    let (both_name, archive_name) = (both.to_str().expect("plain"), image.to_str().expect("plain"));
+    for files in [
+        ["--trace", both_name, "--timeline", both_name],
+        ["--trace", both_name, "--metrics-file", both_name],
+        ["--timeline", archive_name, "--trace", both_name],
+    ] {
+        let refused = import(&store, &image, &files).fails(2);
+        assert_eq!(refused.json()["error"]["kind"], "invalid_argument", "{files:?}");
+    }
+    let left: Vec<_> =
+        std::fs::read_dir(dir.path()).expect("lists").map(|one| one.expect("one").path()).collect();
+    assert_eq!(left, std::slice::from_ref(&image), "neither a store nor a file was made");
+    assert_eq!(std::fs::read(&image).expect("an archive"), before);
 }
 
 /// Whatever opens is closed in order; gives how many elements of each name there are.

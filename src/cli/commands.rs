@@ -12,7 +12,7 @@ use super::output::{self, Style, human, json};
 use super::size::rfc3339;
 use super::store::{Surroundings, directory};
 use super::stream::Stream;
-use super::{Failure, audit, exit, mounts, prewarm, privilege, signals, stats, views};
+use super::{Failure, audit, exit, files, mounts, prewarm, privilege, signals, stats, views};
 use clap::CommandFactory;
 use rustix::fs::{FileType, SeekFrom, fstat, seek};
 use serde::Serialize;
@@ -48,6 +48,7 @@ pub struct Context {
 
 /// Runs one command; the number is the exit code.
 pub fn run(cli: Cli) -> Done {
+    files::check(&cli)?;
     let surroundings = Surroundings::of_process();
     privilege::prepare(&cli.command, &surroundings)?;
     let context = Context::new(cli.global, surroundings)?;
@@ -145,10 +146,14 @@ fn import(context: &Context, args: args::Import) -> Done {
     check_import(&args)?;
     let cancel = Cancel::new();
     signals::cancel_on_signal(&cancel)?;
-    let mut insight = Insight::start(args.insight.clone(), context.log.trace_id())?;
+    let mut insight = Insight::start(args.insight.clone(), context.log.trace_id());
     let done = import_all(context, &args, &cancel, &mut insight);
     // A failed import is told about as well, and one that has done its work has not failed because telling did.
-    context.notices(&insight.finish());
+    let error = match &done {
+        Err(Failure::Error(error)) => Some(error),
+        _ => None,
+    };
+    context.notices(&insight.finish(error));
     done
 }
 

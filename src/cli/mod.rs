@@ -10,6 +10,7 @@ mod doctor;
 mod exit;
 #[cfg(feature = "failpoints")]
 mod faults;
+mod files;
 mod fsck;
 mod inside;
 mod insight;

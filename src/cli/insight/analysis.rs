@@ -110,7 +110,6 @@ pub struct Timeline {
     pub verdict: Verdict,
     pub archives: Vec<String>,
     pub trace_id: String,
-    pub error: Option<String>,
 }
 
 /// In words: what bounded the import, why that is said, and what would help.
@@ -138,7 +137,6 @@ pub fn analyse(recording: &Recording, samples: &[Sample], processors: usize) -> 
         rows: rows(recording),
         archives: imports.iter().map(|span| span.text("archive").to_string()).collect(),
         trace_id: imports.first().map(|span| span.text("trace_id").to_string()).unwrap_or_default(),
-        error: imports.iter().find_map(|span| span.field("error")).map(|kind| kind.to_string()),
         ..Timeline::default()
     };
     timeline.critical = critical_path(&mut timeline.rows, begin_us, end_us);
@@ -218,14 +216,15 @@ impl<'a> Nest<'a> {
 /// Spans that are drawn by themselves; the others are part of one that is.
 fn bar(span: &Span, nest: &Nest<'_>) -> Option<Bar> {
     let whole = |work| vec![(work, span.duration_us())];
-    let short =
-        |digest: &str| digest.split(':').next_back().unwrap_or_default().chars().take(12).collect::<String>();
     let (label, shares) = match span.name {
         "open" => ("open the archive".to_string(), whole(Work::Plan)),
         "plan" => ("plan".to_string(), whole(Work::Plan)),
         "lease" => ("wait for a collection".to_string(), whole(Work::Wait)),
-        "wait" => (format!("wait for another {}", span.text("owner")), whole(Work::Wait)),
-        "read" => (format!("read {}", span.text("member")), read_shares(span, nest)),
+        "wait" => {
+            let (owner, key) = (span.text("owner"), span.text("key"));
+            (format!("wait for another {owner}: {}", short(key)), whole(Work::Wait))
+        }
+        "read" => (format!("read {}", short(span.text("member"))), read_shares(span, nest)),
         "ingest" if span.text("kind") == "document" => ("write a document".to_string(), whole(Work::Write)),
         "ingest" => (format!("layer {}", short(span.text("digest"))), ingest_shares(span, nest)),
         "inflate" if own_thread(span, nest) => ("inflate".to_string(), busy(span, Work::Inflate)),
@@ -238,6 +237,15 @@ fn bar(span: &Span, nest: &Nest<'_>) -> Option<Bar> {
     };
     let (begin_us, end_us) = (span.begin_us, span.end_us);
     Some(Bar { begin_us, end_us, label, shares, critical: false, span: span.id })
+}
+
+/// The beginning of the digest in a digest, a working place or the name of an archive's member; such a name's last part
+/// where there is none.
+fn short(text: &str) -> String {
+    let parts = || text.rsplit([':', '-', '/']);
+    let is_digest = |part: &&str| part.len() >= 32 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let part = parts().find(is_digest).or_else(|| parts().next()).unwrap_or_default();
+    part.chars().take(12).collect()
 }
 
 /// Whether a stage runs beside its layer's others.
@@ -339,7 +347,14 @@ fn verdict(timeline: &Timeline, recording: &Recording, samples: &[Sample], proce
         capital(work.words()),
         percent(us)
     );
-    if let Some(layer) = largest.filter(|bar| lanes > 1 && alone_us(timeline, bar) * 2 > duration) {
+    // Several layers would wait for the one stream, or for others, as long as the one does.
+    let lanes_help = match work {
+        Work::Read => !is_stream(recording),
+        Work::Write | Work::Inflate | Work::Hash | Work::Apply => true,
+        _ => false,
+    };
+    let is_alone = |bar: &&Bar| lanes_help && lanes > 1 && alone_us(timeline, bar) * 2 > duration;
+    if let Some(layer) = largest.filter(is_alone) {
         verdict.bound = format!("one big layer; in it, {}", verdict.bound);
         verdict.because = format!(
             "{} ran for {} % of the import, most of it while no other layer was left to work on. {}",
@@ -412,16 +427,19 @@ fn alone_us(timeline: &Timeline, layer: &Bar) -> u64 {
     layer.duration_us() - covered
 }
 
+fn is_stream(recording: &Recording) -> bool {
+    recording.spans.iter().any(|span| span.name == "open" && span.is("stream"))
+}
+
 fn advice(work: Work, recording: &Recording) -> Verdict {
-    let streamed = recording.spans.iter().any(|span| span.name == "open" && span.is("stream"));
     let (bound, helps) = match work {
         Work::Inflate => (
             "inflate: decompressing layers",
             "One layer decompresses on one processor, so several layers of similar size use more of them. zstd is made to decompress with less work than gzip.",
         ),
-        Work::Read if streamed => (
+        Work::Read if is_stream(recording) => (
             "archive read: the archive is one stream",
-            "An uncompressed .tar or an OCI directory is read by all lanes at once, and what the store has is not read at all.",
+            "A pipe is as fast as its sender. An uncompressed .tar file or an OCI directory is read by all lanes at once, and what the store has is not read at all.",
         ),
         Work::Read => (
             "archive read: the disk that the archive is on",
@@ -521,6 +539,21 @@ mod tests {
         let timeline = analyse(&recording(spans), &[], 2);
         assert!(timeline.verdict.bound.starts_with("one big layer"), "{:?}", timeline.verdict);
         assert!(timeline.verdict.helps.starts_with("Split"), "{:?}", timeline.verdict);
+    }
+
+    #[test]
+    fn a_stream_is_not_read_sooner_by_more_layers() {
+        let mut open = span(2, 1, "open", 1, (0, 10));
+        open.fields.push(("stream", Value::Bool(true)));
+        let [mut ingest, inflate] = layer(3, 2, (10, 980), 20);
+        ingest.fields.push(("read_us", Value::Number(900)));
+        let mut spans = vec![span(1, 0, "import", 1, (0, 1000)), open, ingest, inflate];
+        spans.extend(layer(4, 3, (10, 200), 150));
+        let verdict = analyse(&recording(spans.clone()), &[], 2).verdict;
+        assert!(verdict.bound.starts_with("archive read: the archive is one stream"), "{verdict:?}");
+        spans[1].fields.clear();
+        let verdict = analyse(&recording(spans), &[], 2).verdict;
+        assert!(verdict.bound.starts_with("one big layer; in it, archive read"), "{verdict:?}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod analysis;
 mod blobs;
 mod chrome;
+mod lanes;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod page;
@@ -15,12 +16,13 @@ pub use otlp::Endpoint;
 
 use super::args::InsightArgs;
 use super::commands::export_to_file;
+use super::exit;
 use recorder::{Recorder, Recording};
 use sampler::{Sample, Sampler};
 use std::collections::HashMap;
 use std::path::Path;
 use tracing_subscriber::layer::SubscriberExt;
-use transload::{Digest, Engine, Error, ErrorKind, ImportReport, Result, ResultExt, TraceId};
+use transload::{Digest, Engine, Error, ImportReport, Result, ResultExt, TraceId};
 
 /// What is being recorded, and for whom.
 pub struct Insight {
@@ -34,8 +36,7 @@ pub struct Insight {
 
 impl Insight {
     /// Begins to record, if anything asks for it. Call it when signals are blocked: it starts a thread.
-    pub fn start(args: InsightArgs, trace_id: TraceId) -> Result<Self> {
-        args.trace.iter().chain(&args.timeline).try_for_each(|file| check_directory(file))?;
+    pub fn start(args: InsightArgs, trace_id: TraceId) -> Self {
         let recording = args.any().then(|| {
             let recorder = Recorder::new();
             // Refused only where somebody listens already, and this is the one place that does.
@@ -45,7 +46,7 @@ impl Insight {
             let sampler = Sampler::start(recorder.clone());
             (recorder, sampler)
         });
-        Ok(Insight { args, trace_id, recording, reports: Vec::new(), sizes: HashMap::new() })
+        Insight { args, trace_id, recording, reports: Vec::new(), sizes: HashMap::new() }
     }
 
     /// Takes the report of an import that succeeded.
@@ -62,38 +63,51 @@ impl Insight {
         self.reports.push(report.clone());
     }
 
-    /// Writes and sends what was asked for. The sentences are for people: what could not be, each by itself, which is no
+    /// Writes and sends what was asked for; `error` is what the import failed for. The sentences are for people: what could not be, each by itself, which is no
     /// failure of the import.
-    pub fn finish(self) -> Vec<String> {
-        let Some((recorder, sampler)) = self.recording else { return Vec::new() };
+    pub fn finish(mut self, error: Option<&Error>) -> Vec<String> {
+        let Some((recorder, sampler)) = self.recording.take() else { return Vec::new() };
         let samples = sampler.map(Sampler::stop).unwrap_or_default();
         let recording = recorder.take();
         let trace = self.args.trace.as_deref().map(|file| write_trace(file, &recording, &samples));
         let page = self.args.timeline.as_deref();
-        let page = page.map(|file| write_page(file, &recording, &samples, &self.reports, &self.sizes));
+        let page = page.map(|file| self.write_page(file, &recording, &samples, error));
         let sent = self.args.send(&recording, self.trace_id);
         let done = [trace, page, sent].into_iter().flatten();
         done.filter_map(|done| done.err().map(|error| error.to_string())).collect()
     }
+
+    fn write_page(
+        &self,
+        file: &Path,
+        recording: &Recording,
+        samples: &[Sample],
+        error: Option<&Error>,
+    ) -> Result<()> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let timeline = analysis::analyse(recording, samples, processors);
+        let blobs = blobs::list(recording, &self.reports, &|digest| self.sizes.get(digest).copied());
+        let error = error.map(|error| [&error.to_string(), exit::hint(error).unwrap_or_default()].join(". "));
+        let error = error.as_deref().map(|error| error.trim_end_matches(". "));
+        let dropped = recording.dropped;
+        let html = page::render(&page::Page {
+            timeline: &timeline,
+            samples,
+            blobs: &blobs,
+            error,
+            processors,
+            dropped,
+        });
+        export_to_file(file, |out| out.write_all(html.as_bytes()).doing(|| cannot_write(file)))
+    }
 }
 
 fn write_trace(file: &Path, recording: &Recording, samples: &[Sample]) -> Result<()> {
-    export_to_file(file, |out| Ok(chrome::write(out, recording, samples)?))
+    export_to_file(file, |out| chrome::write(out, recording, samples).doing(|| cannot_write(file)))
 }
 
-fn write_page(
-    file: &Path,
-    recording: &Recording,
-    samples: &[Sample],
-    reports: &[ImportReport],
-    sizes: &HashMap<String, u64>,
-) -> Result<()> {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let timeline = analysis::analyse(recording, samples, processors);
-    let blobs = blobs::list(recording, reports, &|digest| sizes.get(digest).copied());
-    let dropped = recording.dropped;
-    let html = page::render(&page::Page { timeline: &timeline, samples, blobs: &blobs, processors, dropped });
-    export_to_file(file, |out| Ok(out.write_all(html.as_bytes())?))
+fn cannot_write(file: &Path) -> String {
+    format!("cannot write {}", file.display())
 }
 
 impl InsightArgs {
@@ -115,17 +129,4 @@ impl InsightArgs {
     fn send(&self, _: &Recording, _: TraceId) -> Option<Result<()>> {
         None
     }
-}
-
-/// Before an import rather than after it.
-fn check_directory(file: &Path) -> Result<()> {
-    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let missing = parent.is_some_and(|parent| !parent.is_dir());
-    let problem = match () {
-        _ if missing => Some((ErrorKind::NotFound, "its directory is not there")),
-        _ if file.is_dir() => Some((ErrorKind::InvalidArgument, "it is a directory")),
-        _ => None,
-    };
-    let problem = problem.map_or(Ok(()), |(kind, words)| Err(Error::new(kind, words)));
-    problem.doing(|| format!("cannot write {}", file.display()))
 }

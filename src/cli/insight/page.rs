@@ -1,9 +1,10 @@
 //! `--timeline`: one page that shows where an import's time went. No script, no network, nothing that an archive says
 //! gets onto it unescaped.
 
-use super::super::size::{format_millis as millis, format_size as bytes};
-use super::analysis::{Bar, Timeline, Work, capital};
+use super::super::size::{format_millis, format_size as bytes};
+use super::analysis::{Timeline, Work, capital};
 use super::blobs::Blob;
+use super::lanes::{Scale, lanes, textures};
 use super::sampler::Sample;
 use std::fmt::Write;
 
@@ -12,18 +13,14 @@ pub struct Page<'a> {
     pub timeline: &'a Timeline,
     pub samples: &'a [Sample],
     pub blobs: &'a [Blob],
+    /// In a sentence, if the import failed.
+    pub error: Option<&'a str>,
     pub processors: usize,
     /// Spans that were too many to keep.
     pub dropped: u64,
 }
 
 const STYLE: &str = include_str!("page.css");
-
-/// More rows of threads than this are of no use to anyone.
-const MAX_ROWS: usize = 80;
-
-/// Shorter bars than this part of the whole are not drawn: there may be a hundred thousand of them.
-const MIN_SHARE: f64 = 0.000_2;
 
 /// The whole page.
 pub fn render(page: &Page<'_>) -> String {
@@ -36,15 +33,16 @@ pub fn render(page: &Page<'_>) -> String {
             "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <title>{0}</title>\n<style>{STYLE}</style></head>\n<body>\n{STRIPES}<h1>{0}</h1>\n\
+         <title>{0}</title>\n<style>{STYLE}</style></head>\n<body>\n{4}<h1>{0}</h1>\n\
          <p class=\"soft\">transload {1} · {2} processors · trace id <span class=\"mono\">{3}</span></p>\n",
             escape(&title),
             env!("CARGO_PKG_VERSION"),
             page.processors,
             escape(&timeline.trace_id),
+            textures(),
         ),
     );
-    html += &verdict(timeline);
+    html += &verdict(timeline, page.error);
     html += &facts(page);
     html += &lanes(timeline);
     html += &machine(page);
@@ -59,12 +57,17 @@ pub fn render(page: &Page<'_>) -> String {
     html + "</body></html>\n"
 }
 
-const STRIPES: &str = "<svg width=\"0\" height=\"0\" style=\"position:absolute\" aria-hidden=\"true\"><defs>\
-    <pattern id=\"stripes\" width=\"8\" height=\"8\" patternUnits=\"userSpaceOnUse\" patternTransform=\"rotate(45)\">\
-    <rect class=\"stripe-ground\" width=\"8\" height=\"8\"/><line class=\"stripe\" x1=\"2\" y1=\"0\" x2=\"2\" y2=\"8\"/></pattern></defs></svg>\n";
-
-fn put(html: &mut String, text: std::fmt::Arguments<'_>) {
+pub fn put(html: &mut String, text: std::fmt::Arguments<'_>) {
     html.write_fmt(text).expect("a String takes everything");
+}
+
+/// A duration of microseconds; short ones with what is behind the point.
+pub fn time(us: u64) -> String {
+    match us {
+        1..1_000 => format!("{:.2} ms", us as f64 / 1000.0),
+        1_000..10_000 => format!("{:.1} ms", us as f64 / 1000.0),
+        _ => format_millis(us / 1000),
+    }
 }
 
 /// For text and for attributes. Control characters and those that turn the direction of writing are replaced.
@@ -87,16 +90,16 @@ pub fn escape(text: &str) -> String {
     safe
 }
 
-fn verdict(timeline: &Timeline) -> String {
+fn verdict(timeline: &Timeline, error: Option<&str>) -> String {
     let found = &timeline.verdict;
-    let failed = match &timeline.error {
-        Some(kind) => format!(
-            "<p><b>The import failed: {}.</b> What follows is what it did until then.</p>",
-            escape(kind)
+    let failed = match error {
+        Some(error) => format!(
+            "<p><b>The import failed:</b> {}.</p>\n<p>What follows is what it did until then.</p>",
+            escape(error)
         ),
         None => String::new(),
     };
-    let class = if timeline.error.is_some() { "verdict failed" } else { "verdict" };
+    let class = if error.is_some() { "verdict failed" } else { "verdict" };
     format!(
         "<section class=\"{class}\" id=\"verdict\">{failed}<p>What bounded this import: <b class=\"bound\">{}</b></p>\n\
          <p>{}</p>\n<p><b>What would help:</b> {}</p></section>\n",
@@ -112,153 +115,15 @@ fn facts(page: &Page<'_>) -> String {
     let written =
         page.blobs.iter().filter(|blob| blob.outcome == "new").map(|blob| blob.size_bytes).sum::<u64>();
     let cpu = page.samples.iter().map(|sample| sample.cpu).sum::<f64>() / page.samples.len().max(1) as f64;
+    let cpu = if page.samples.is_empty() { "?".to_string() } else { format!("{cpu:.1}") };
     let facts = [
-        fact(millis(page.timeline.duration_us() / 1000), "in all"),
+        fact(time(page.timeline.duration_us()), "in all"),
         fact(page.blobs.len().to_string(), "blobs"),
         fact(bytes(written), "of blobs written"),
         fact(bytes(sum(|blob| blob.saved_bytes)), "not written again"),
-        fact(format!("{cpu:.1} of {}", page.processors), "processors had, on average"),
+        fact(format!("{cpu} of {}", page.processors), "processors had, on average"),
     ];
     format!("<div class=\"facts\">{}</div>\n", facts.concat())
-}
-
-/// Where something lies on the page, in percent of the whole.
-struct Scale {
-    begin_us: u64,
-    duration_us: f64,
-}
-
-impl Scale {
-    fn of(timeline: &Timeline) -> Self {
-        Scale { begin_us: timeline.begin_us, duration_us: timeline.duration_us().max(1) as f64 }
-    }
-
-    fn at(&self, us: u64) -> f64 {
-        us.saturating_sub(self.begin_us) as f64 / self.duration_us * 100.0
-    }
-}
-
-fn lanes(timeline: &Timeline) -> String {
-    let scale = Scale::of(timeline);
-    let mut html = String::from(
-        "<h2>Who did what, and when</h2>\n<p class=\"soft\">One row for each thread, time from left to right. Where stages take turns on one thread, chunk by \
-         chunk, a bar shows their shares. A dark line below a bar: it is on the critical path.</p>\n",
-    );
-    html += &legend(timeline);
-    html += &row("path", "Critical path: what nothing could overtake", &timeline.critical, &scale);
-    for one in timeline.rows.iter().take(MAX_ROWS) {
-        html += &row("lane", &thread_words(&one.name), &one.bars, &scale);
-    }
-    if timeline.rows.len() > MAX_ROWS {
-        put(
-            &mut html,
-            format_args!(
-                "<p class=\"soft\">{} more threads are not shown.</p>\n",
-                timeline.rows.len() - MAX_ROWS
-            ),
-        );
-    }
-    let ticks = (0..=4).map(|part| format!("<span>{}</span>", millis(timeline.duration_us() * part / 4000)));
-    put(&mut html, format_args!("<div class=\"ticks\">{}</div>\n", ticks.collect::<String>()));
-    html
-}
-
-fn thread_words(name: &str) -> String {
-    match name {
-        "main" => "Coordinator: opens, plans, reads a stream, commits".to_string(),
-        "read" => "Reading ahead for the one big layer".to_string(),
-        "inflate" => "Decompressing the one big layer".to_string(),
-        "hash" => "DiffID of the one big layer".to_string(),
-        name => match name.strip_prefix("lane ").and_then(|number| number.parse::<u32>().ok()) {
-            Some(number) => format!("Worker {}", number + 1),
-            None => name.to_string(),
-        },
-    }
-}
-
-fn legend(timeline: &Timeline) -> String {
-    let used = |work: &Work| {
-        let bars = timeline.rows.iter().flat_map(|row| &row.bars);
-        bars.flat_map(|bar| &bar.shares).any(|(one, us)| one == work && *us > 0)
-    };
-    let entry = |work: Work| {
-        let (class, words) =
-            (work.class(), if work == Work::Other { "idle between chunks, or other" } else { work.words() });
-        format!(
-            "<li><svg aria-hidden=\"true\"><rect class=\"{class}\" width=\"22\" height=\"14\"/></svg>{words}</li>"
-        )
-    };
-    let entries: String = Work::ALL.into_iter().filter(used).map(entry).collect();
-    format!("<ul class=\"legend\">{entries}</ul>\n")
-}
-
-fn row(class: &str, name: &str, bars: &[Bar], scale: &Scale) -> String {
-    let name = escape(name);
-    let mut html = format!(
-        "<div class=\"row {class}\"><div class=\"name\">{name}</div><svg class=\"bars\" role=\"img\" aria-label=\"{name}\">"
-    );
-    bars.iter().for_each(|bar| html += &drawn(bar, scale, class == "lane"));
-    html + "</svg></div>\n"
-}
-
-fn drawn(bar: &Bar, scale: &Scale, mark: bool) -> String {
-    let (left, width) = (scale.at(bar.begin_us), bar.duration_us() as f64 / scale.duration_us * 100.0);
-    if width < MIN_SHARE * 100.0 {
-        return String::new();
-    }
-    let mut html = format!("<g><title>{}</title>", escape(&title(bar)));
-    let sum = bar.shares.iter().map(|(_, us)| *us).sum::<u64>().max(1) as f64;
-    let mut at = left;
-    for (work, us) in &bar.shares {
-        let part = *us as f64 / sum * width;
-        put(
-            &mut html,
-            format_args!(
-                "<rect class=\"{}\" x=\"{at:.3}%\" y=\"0\" width=\"{part:.3}%\" height=\"30\"/>",
-                work.class()
-            ),
-        );
-        at += part;
-    }
-    put(
-        &mut html,
-        format_args!("<rect class=\"edge\" x=\"{left:.3}%\" y=\"0\" width=\"{width:.3}%\" height=\"30\"/>"),
-    );
-    if mark && bar.critical {
-        put(
-            &mut html,
-            format_args!(
-                "<rect class=\"critical\" x=\"{left:.3}%\" y=\"26\" width=\"{width:.3}%\" height=\"4\"/>"
-            ),
-        );
-    }
-    // A letter of the label takes about 0.8 % of a page's width; on a phone about three times as much.
-    let needs = bar.label.chars().count() as f64 * 0.8;
-    if width > needs + 1.0 {
-        let class = if width > needs * 3.0 { "" } else { "short " };
-        let first = bar.shares.first().map_or(Work::Other, |(work, _)| *work);
-        let dark = if matches!(first, Work::Write | Work::Snapshot | Work::Sync | Work::Apply) {
-            "on-dark"
-        } else {
-            ""
-        };
-        put(
-            &mut html,
-            format_args!(
-                "<text class=\"{class}{dark}\" x=\"{:.3}%\" dx=\"4\" y=\"19\">{}</text>",
-                left,
-                escape(&bar.label)
-            ),
-        );
-    }
-    html + "</g>"
-}
-
-fn title(bar: &Bar) -> String {
-    let shares = bar.shares.iter().filter(|(_, us)| *us * 100 >= bar.duration_us());
-    let shares: Vec<String> =
-        shares.map(|(work, us)| format!("{} {}", work.words(), millis(us / 1000))).collect();
-    format!("{}, {}: {}", bar.label, millis(bar.duration_us() / 1000), shares.join(", "))
 }
 
 fn machine(page: &Page<'_>) -> String {
@@ -273,30 +138,29 @@ fn machine(page: &Page<'_>) -> String {
         });
         format!("<polyline class=\"{class}\" points=\"{}\"/>", points.collect::<Vec<_>>().join(" "))
     };
-    let graph = |name: &str, lines: String| {
+    let graph = |name: &str, top: &str, lines: String| {
         format!(
-            "<div class=\"name soft\">{name}</div><svg class=\"graph\" viewBox=\"0 0 1000 100\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{name}\">{lines}</svg>\n"
+            "<div class=\"name soft\">{name}</div><div class=\"scale\"><span>{top}</span><span>0</span></div><svg class=\"graph\" viewBox=\"0 0 1000 100\" \
+             preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{name}\">{lines}</svg>\n"
         )
     };
     let all = page.processors as f64;
     let processors = line("l1", &|sample| sample.cpu, all) + &line("l2", &|sample| sample.machine_cpu, all);
-    let most = page.samples.iter().map(|sample| sample.write_mb_s.max(sample.read_mb_s)).fold(1.0, f64::max);
+    let most = page.samples.iter().map(|sample| sample.write_mb_s.max(sample.read_mb_s)).fold(0.0, f64::max);
     let disk = line("l1", &|sample| sample.write_mb_s, most) + &line("l2", &|sample| sample.read_mb_s, most);
-    format!(
-        "<h2>Processors and disk</h2>\n{}{}",
-        graph(
-            &format!(
-                "Processors busy, of {}. Solid: this import; dashed: the whole machine",
-                page.processors
-            ),
-            processors
+    let top = match most {
+        0.0..0.1 => "Disk: next to nothing was written or read".to_string(),
+        _ => format!(
+            "Disk, up to {most:.1} MB/s. Solid: written (into the system's memory first); dashed: read"
         ),
-        graph(
-            &format!(
-                "Disk, up to {most:.0} MB/s. Solid: written (into the system's memory first); dashed: read"
-            ),
-            disk
-        )
+    };
+    let busy =
+        format!("Processors busy, of {}. Solid: this import; dashed: the whole machine", page.processors);
+    format!(
+        "<h2>Processors and disk</h2>\n{}{}{}",
+        graph(&busy, &format!("{all:.0}"), processors),
+        graph(&top, &format!("{most:.1}"), disk),
+        scale.ticks(),
     )
 }
 
@@ -304,10 +168,10 @@ fn bounds(timeline: &Timeline) -> String {
     let duration = timeline.duration_us().max(1);
     let line = |(work, us): &(Work, u64)| {
         format!(
-            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{} %</td></tr>",
+            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
             capital(work.words()),
-            millis(us / 1000),
-            us * 100 / duration
+            time(*us),
+            percent(*us, duration)
         )
     };
     let lines: String = timeline.bounds.iter().map(line).collect();
@@ -316,13 +180,20 @@ fn bounds(timeline: &Timeline) -> String {
     )
 }
 
+fn percent(part: u64, whole: u64) -> String {
+    match part * 100 / whole {
+        0 => "under 1 %".to_string(),
+        percent => format!("{percent} %"),
+    }
+}
+
 fn table(blobs: &[Blob]) -> String {
     let mut html = String::from(
         "<h2>Every blob</h2>\n<p class=\"soft\">Saved: bytes of the blob, and of the files in it, that did not have to be written because the store had them.</p>\n\
          <div class=\"scroll\"><table id=\"blobs\"><tr><th>Blob</th><th>What</th><th class=\"n\">Size</th><th>Outcome</th><th class=\"n\">Saved</th><th class=\"n\">Time</th></tr>\n",
     );
     for blob in blobs {
-        let time = blob.duration_us.map_or("–".to_string(), |us| millis(us / 1000));
+        let time = blob.duration_us.map_or("–".to_string(), time);
         put(
             &mut html,
             format_args!(
@@ -348,6 +219,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn short_times_are_not_nothing() {
+        let times = [0, 9, 340, 5_000, 12_345, 2_000_000].map(time);
+        assert_eq!(times, ["0 ms", "0.01 ms", "0.34 ms", "5.0 ms", "12 ms", "2.0 s"]);
+    }
+
+    #[test]
     fn nothing_that_an_archive_says_is_markup() {
         assert_eq!(escape("<script>\"'&\u{202e}\u{7}x"), "&lt;script&gt;&quot;&#39;&amp;\u{fffd}\u{fffd}x");
         let timeline = Timeline {
@@ -355,7 +232,14 @@ mod tests {
             end_us: 10,
             ..Timeline::default()
         };
-        let html = render(&Page { timeline: &timeline, samples: &[], blobs: &[], processors: 2, dropped: 0 });
+        let html = render(&Page {
+            timeline: &timeline,
+            samples: &[],
+            blobs: &[],
+            error: None,
+            processors: 2,
+            dropped: 0,
+        });
         assert!(!html.contains("<script"), "{html}");
     }
 }

@@ -30,6 +30,9 @@ pub struct Sampler {
 
 const INTERVAL: Duration = Duration::from_millis(50);
 
+/// The end comes at any time after the last sample; the kernel's clock ticks every 10 ms, and less than two are nonsense.
+const SHORTEST_US: u64 = 20_000;
+
 /// More would not be seen; from here on every second one is dropped and half as many are taken.
 const MAX_SAMPLES: usize = 2000;
 
@@ -94,7 +97,8 @@ impl Counters {
     }
 
     fn since(&self, before: &Counters) -> Option<Sample> {
-        let seconds = self.at_us.checked_sub(before.at_us).filter(|us| *us >= 1000)? as f64 / 1e6;
+        let elapsed = self.at_us.checked_sub(before.at_us)?;
+        let seconds = Some(elapsed).filter(|us| *us >= SHORTEST_US)? as f64 / 1e6;
         let ticks = |now: u64, then: u64| now.saturating_sub(then) as f64 / TICKS_PER_SECOND / seconds;
         let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / 1e6 / seconds;
         Some(Sample {
