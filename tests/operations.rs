@@ -1,6 +1,7 @@
-//! docs/operations.md is true: every command in it is run, incident by incident, and what it prints is what the page says.
+//! docs/operations.md and the walks of docs/observability.md are true: every command in them is run, incident by incident,
+//! and what it prints is what the page says.
 //!
-//! A block of the page that begins with `$ ` is a session: lines after `$ ` are commands, the others what they print.
+//! A fenced block that begins with `$ ` is a session: lines after `$ ` are commands, the others what they print.
 //! `<!-- run: … -->` are commands that the reader need not see. What differs from run to run (digests, sizes, times,
 //! process numbers) is compared by its shape. `UPDATE_DOCS=1 cargo test --test operations` writes what is printed now
 //! into the page.
@@ -8,7 +9,7 @@
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use support::image::{file, image, noise};
 
@@ -16,19 +17,30 @@ use support::image::{file, image, noise};
 const STORE: &str = "/var/lib/transload";
 const MOUNTS: &str = "/mnt";
 
-fn page() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")
+#[test]
+fn the_incidents_end_as_the_page_says() {
+    if support::tools::have(&["bash", "mount", "timeout"]) {
+        walk("docs/operations.md");
+    }
 }
 
 #[test]
-fn the_incidents_end_as_the_page_says() {
-    if !support::tools::have(&["bash", "mount", "timeout"]) {
-        return;
+fn the_walks_lead_where_the_page_says() {
+    if support::tools::have(&["bash", "jq"]) {
+        walk("docs/observability.md");
     }
-    let text = fs::read_to_string(page()).expect("the page");
+}
+
+fn walk(page: &str) {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+    let text = fs::read_to_string(&page).expect("the page");
     let mut written = String::new();
     let mut wrong = Vec::new();
     for section in sections(&text) {
+        if !section.contains("\n```\n$ ") {
+            written.push_str(&section);
+            continue;
+        }
         let house = House::new();
         let now = run_section(&house, &section);
         if shape(&now) != shape(&section) {
@@ -37,7 +49,7 @@ fn the_incidents_end_as_the_page_says() {
         written.push_str(&now);
     }
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        fs::write(page(), written).expect("the page is written");
+        fs::write(page, written).expect("the page is written");
         return;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
