@@ -3,6 +3,7 @@
 use super::schema;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::parallel::failpoint;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use std::os::fd::OwnedFd;
@@ -160,6 +161,8 @@ fn connect(path: &Path, access: OpenFlags) -> Result<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_BACKSTOP)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Or partial indexes make SQLite compile a statement again whenever another value is bound.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     // Never a file in /tmp: threads that extract are confined to the store and use this, too.
     connection.pragma_update(None, "temp_store", "MEMORY")?;

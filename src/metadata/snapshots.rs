@@ -9,6 +9,7 @@ use super::{Labels, Metadata};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::DiffId;
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use std::collections::HashMap;
 
 /// What a snapshot is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +80,10 @@ pub struct SnapshotRow {
 const SNAPSHOT: &str = "SELECT s.id, s.key, s.kind, p.key, s.tree, s.heal, s.bytes, s.inodes, s.labels,
     s.created_ms, s.updated_ms, s.remove_ms FROM snapshot s LEFT JOIN snapshot p ON p.id = s.parent_id";
 
+/// The ids of a snapshot and of all below it.
+const LINE: &str = "WITH RECURSIVE line (id) AS (SELECT id FROM snapshot WHERE key = ?1 UNION
+    SELECT parent_id FROM snapshot JOIN line USING (id) WHERE parent_id IS NOT NULL) ";
+
 /// Only what can be made again is distrusted; see the file's head.
 const TRUSTED: &str = "(s.durable OR s.boot = ?2 OR s.tree IS NULL OR s.kind != 2)";
 
@@ -106,6 +111,37 @@ impl Metadata {
     /// The snapshot of this key or name, unless it is unknown or not trusted.
     pub fn snapshot_get(&self, key: &str) -> Result<Option<SnapshotRow>> {
         self.read(|transaction| get(transaction, key, self.boot()))
+    }
+
+    /// The snapshot of this key or name and all below it, top first. [`ErrorKind::NotFound`] where one is unknown or not
+    /// trusted, [`ErrorKind::Corrupt`] where one stands on itself.
+    pub fn snapshot_chain(&self, key: &str) -> Result<Vec<SnapshotRow>> {
+        let mut rows = self.read(|transaction| {
+            let mut statement =
+                transaction.prepare_cached(&format!("{LINE}{SNAPSHOT} WHERE s.id IN line AND {TRUSTED}"))?;
+            let mut rows = statement.query([key, self.boot()])?;
+            let mut found = HashMap::new();
+            while let Some(row) = rows.next()? {
+                let row = snapshot(row)?;
+                found.insert(row.key.clone(), row);
+            }
+            Ok(found)
+        })?;
+        let mut chain: Vec<SnapshotRow> = Vec::with_capacity(rows.len());
+        let mut next = Some(key.to_string());
+        while let Some(key) = next {
+            match rows.remove(&key) {
+                Some(row) => {
+                    next = row.parent.clone();
+                    chain.push(row);
+                }
+                None if chain.iter().any(|row| row.key == key) => {
+                    return Err(corrupt(format!("snapshot {key} is its own parent")));
+                }
+                None => return Err(missing(&key)),
+            }
+        }
+        Ok(chain)
     }
 
     /// Turns the active snapshot `key` into the committed one `name`; its labels are replaced.

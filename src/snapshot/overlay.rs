@@ -151,7 +151,7 @@ impl Snapshotter for OverlaySnapshotter {
     }
 
     fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
-        let chain = self.shelf.chain(self.shelf.get(key)?)?;
+        let chain = self.shelf.metadata.snapshot_chain(key)?;
         let (row, below) = chain.split_first().expect("the chain begins with the row");
         super::check_mountable(row)?;
         Ok(self.mounts_of(row, below))
@@ -201,6 +201,6 @@ impl Snapshotter for OverlaySnapshotter {
     }
 
     fn stack(&self, key: &str) -> Result<Stack> {
-        Ok(self.stack_of(&self.shelf.chain(self.shelf.get(key)?)?))
+        Ok(self.stack_of(&self.shelf.metadata.snapshot_chain(key)?))
     }
 }

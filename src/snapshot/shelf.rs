@@ -130,30 +130,15 @@ impl Shelf {
         self.metadata.snapshot_get(key)?.ok_or_else(missing)
     }
 
-    /// The snapshot and all below it, top first.
-    pub fn chain(&self, row: SnapshotRow) -> Result<Vec<SnapshotRow>> {
-        let mut chain = vec![row];
-        let mut seen: HashSet<u64> = chain.iter().map(|row| row.id).collect();
-        while let Some(parent) = chain.last().and_then(|row| row.parent.clone()) {
-            let row = self.get(&parent)?;
-            if !seen.insert(row.id) {
-                let message = format!("snapshot {parent} is its own parent");
-                return Err(Error::new(ErrorKind::Corrupt, message));
-            }
-            chain.push(row);
-        }
-        Ok(chain)
-    }
-
     /// The chain below a new snapshot; checks that the parent can be one.
     pub fn parent_chain(&self, parent: Option<&str>) -> Result<Vec<SnapshotRow>> {
         let Some(parent) = parent else { return Ok(Vec::new()) };
-        let row = self.get(parent)?;
-        if row.kind != SnapshotKind::Committed {
+        let chain = self.metadata.snapshot_chain(parent)?;
+        if chain.first().is_some_and(|row| row.kind != SnapshotKind::Committed) {
             let message = format!("the parent snapshot {parent} is not committed");
             return Err(Error::new(ErrorKind::FailedPrecondition, message));
         }
-        self.chain(row)
+        Ok(chain)
     }
 
     /// Fails early where the transaction would fail later, before anything is written.
