@@ -6,10 +6,11 @@
 //! doubt the snapshot stays. Whoever mounts holds the collection's lock shared meanwhile, so none is seen half made.
 
 use super::Store;
-use crate::error::Result;
+use crate::error::{Result, ResultExt};
 use crate::metadata::{Labels, SnapshotKind, SnapshotRow};
 use crate::mount::{self, MountInfo};
 use crate::tree::PathBytes;
+use rustix::fs;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -75,6 +76,7 @@ impl Store {
         let (false, Some(here)) = (mounted.is_empty(), here()) else { return Ok(HashSet::new()) };
         let Ok(seen) = mount::everywhere() else { return Ok(HashSet::new()) };
         let root = std::fs::canonicalize(self.path()).unwrap_or_else(|_| self.path().to_path_buf());
+        let ours = Ours::find(root.clone())?;
         let known: HashSet<&Path> = mounted.iter().map(|(_, target)| target.as_path()).collect();
         let shown: HashSet<&Path> = seen.iter().map(|mount| mount.target.as_path()).collect();
         // A process that has changed its root sees the mount elsewhere, and a view's lines do not say which it is.
@@ -83,7 +85,7 @@ impl Store {
             Some((boot, _)) if boot != here.0 => true,
             Some((_, processes)) if processes == here.1 => {
                 let name = mount::source_name(&root, row.id);
-                let by_id = seen.iter().any(|mount| mount.source == name || names_snapshot(mount, row.id));
+                let by_id = seen.iter().any(|mount| mount.source == name || ours.shows(mount, row.id));
                 !(shown.contains(target.as_path()) || by_id || stranger && row.kind == SnapshotKind::View)
             }
             _ => false,
@@ -111,8 +113,50 @@ fn shows_a_view(mount: &MountInfo, root: &Path) -> bool {
     mount.fs_type == "overlay" && nameless() || tree()
 }
 
-/// An upper directory, or a bind mount of a snapshot's own.
-fn names_snapshot(mount: &MountInfo, id: u64) -> bool {
-    let part = format!("snapshots/{id}/");
-    mount.options.contains(&part) || mount.root.to_string_lossy().contains(&part)
+/// What tells mounts of this store from those of others, whose snapshots have the same numbers.
+struct Ours {
+    /// The store's root, as this process finds it.
+    root: PathBuf,
+    /// Its device and file number.
+    node: (u64, u64),
+    /// Its filesystem and where it lies there, as a bind mount of it would say: the mount table's numbers, which on btrfs
+    /// are not those of a file. `None` where the table does not tell.
+    place: Option<((u32, u32), PathBuf)>,
+}
+
+impl Ours {
+    fn find(root: PathBuf) -> Result<Self> {
+        let stat = fs::stat(&root).doing(|| format!("cannot look at {}", root.display()))?;
+        // Of several at one place the last covers the others.
+        let above = |mount: &MountInfo| root.starts_with(&mount.target);
+        let own = mount::all()?.into_iter().filter(above).max_by_key(|mount| mount.target.as_os_str().len());
+        let place = own.and_then(|mount| {
+            let below = root.strip_prefix(&mount.target).ok()?;
+            Some((mount.device, mount.root.join(below)))
+        });
+        Ok(Ours { node: (stat.st_dev, stat.st_ino), root, place })
+    }
+
+    /// Whether a mount shows this snapshot's upper directory, or is a bind mount of its own. In doubt it does.
+    fn shows(&self, mount: &MountInfo, id: u64) -> bool {
+        let part = format!("/snapshots/{id}/");
+        if mount.fs_type == "overlay" {
+            let store = mount.options.split(',').filter_map(|option| option.split_once(&part)).next();
+            return store.is_some_and(|(store, _)| {
+                self.is_root(store.split_once('=').map_or(store, |(_, path)| path))
+            });
+        }
+        let text = mount.root.to_string_lossy();
+        let Some((store, _)) = text.split_once(&part) else { return false };
+        let same = |(device, place): &((u32, u32), PathBuf)| {
+            mount.device == *device && Path::new(if store.is_empty() { "/" } else { store }) == place
+        };
+        self.place.as_ref().is_none_or(same)
+    }
+
+    /// Whether a path that a mount names is the store's; true for one that is not seen from here.
+    fn is_root(&self, path: &str) -> bool {
+        let same = |stat: fs::Stat| (stat.st_dev, stat.st_ino) == self.node;
+        self.root == Path::new(path) || fs::stat(path).map_or(true, same)
+    }
 }
