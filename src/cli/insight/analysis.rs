@@ -339,7 +339,9 @@ fn verdict(timeline: &Timeline, recording: &Recording, samples: &[Sample], proce
         .iter()
         .filter(|bar| bar.label.starts_with("layer "))
         .max_by_key(|bar| bar.duration_us());
-    let lanes = timeline.rows.iter().filter(|row| row.name.starts_with("lane")).count();
+    let lanes =
+        recording.spans.iter().filter(|span| span.name == "import").map(|span| span.number("threads")).max();
+    let lanes = lanes.unwrap_or(1);
     let (work, us) = slowest_stage(timeline, recording);
     let mut verdict = advice(work, recording);
     verdict.because = format!(
@@ -510,7 +512,8 @@ mod tests {
         [ingest, with(span(id + 100, id, "inflate", thread, time), &[("busy_us", inflate)])]
     }
 
-    fn recording(spans: Vec<Span>) -> Recording {
+    fn recording(mut spans: Vec<Span>) -> Recording {
+        spans[0].fields.push(("threads", Value::Number(2)));
         let threads = [(1, "main"), (2, "lane 0"), (3, "lane 1")];
         let threads = threads.into_iter().map(|(tid, name)| (tid, name.to_string())).collect();
         Recording { spans, threads, ..Recording::default() }
@@ -554,6 +557,20 @@ mod tests {
         spans[1].fields.clear();
         let verdict = analyse(&recording(spans), &[], 2).verdict;
         assert!(verdict.bound.starts_with("one big layer; in it, archive read"), "{verdict:?}");
+    }
+
+    #[test]
+    fn an_image_of_one_layer_has_one_big_layer() {
+        let mut spans = vec![span(1, 0, "import", 1, (0, 1000))];
+        spans.extend(layer(3, 2, (10, 980), 900));
+        let verdict = analyse(&recording(spans.clone()), &[], 2).verdict;
+        assert!(verdict.bound.starts_with("one big layer; in it, inflate"), "{verdict:?}");
+        let mut one_lane = recording(spans);
+        one_lane.spans[0].fields.clear();
+        assert!(
+            analyse(&one_lane, &[], 2).verdict.bound.starts_with("inflate"),
+            "more layers would not help"
+        );
     }
 
     #[test]

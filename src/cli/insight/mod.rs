@@ -16,7 +16,6 @@ pub use otlp::Endpoint;
 
 use super::args::InsightArgs;
 use super::commands::export_to_file;
-use super::exit;
 use recorder::{Recorder, Recording};
 use sampler::{Sample, Sampler};
 use std::collections::HashMap;
@@ -87,8 +86,6 @@ impl Insight {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let timeline = analysis::analyse(recording, samples, processors);
         let blobs = blobs::list(recording, &self.reports, &|digest| self.sizes.get(digest).copied());
-        let error = error.map(|error| [&error.to_string(), exit::hint(error).unwrap_or_default()].join(". "));
-        let error = error.as_deref().map(|error| error.trim_end_matches(". "));
         let dropped = recording.dropped;
         let html = page::render(&page::Page {
             timeline: &timeline,

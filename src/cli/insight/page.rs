@@ -1,20 +1,22 @@
 //! `--timeline`: one page that shows where an import's time went. No script, no network, nothing that an archive says
 //! gets onto it unescaped.
 
+use super::super::exit;
 use super::super::size::{format_millis, format_size as bytes};
 use super::analysis::{Timeline, Work, capital};
 use super::blobs::Blob;
 use super::lanes::{Scale, lanes, textures};
 use super::sampler::Sample;
 use std::fmt::Write;
+use transload::Error;
 
 /// What the page shows.
 pub struct Page<'a> {
     pub timeline: &'a Timeline,
     pub samples: &'a [Sample],
     pub blobs: &'a [Blob],
-    /// In a sentence, if the import failed.
-    pub error: Option<&'a str>,
+    /// Why the import failed, if it did.
+    pub error: Option<&'a Error>,
     pub processors: usize,
     /// Spans that were too many to keep.
     pub dropped: u64,
@@ -90,22 +92,26 @@ pub fn escape(text: &str) -> String {
     safe
 }
 
-fn verdict(timeline: &Timeline, error: Option<&str>) -> String {
+fn verdict(timeline: &Timeline, failure: Option<&Error>) -> String {
     let found = &timeline.verdict;
-    let failed = match error {
-        Some(error) => format!(
-            "<p><b>The import failed:</b> {}.</p>\n<p>What follows is what it did until then.</p>",
-            escape(error)
-        ),
-        None => String::new(),
-    };
-    let class = if error.is_some() { "verdict failed" } else { "verdict" };
-    format!(
-        "<section class=\"{class}\" id=\"verdict\">{failed}<p>What bounded this import: <b class=\"bound\">{}</b></p>\n\
-         <p>{}</p>\n<p><b>What would help:</b> {}</p></section>\n",
+    let bound = format!(
+        "<p>What bounded this import: <b class=\"bound\">{}</b></p>\n<p>{}</p>\n",
         escape(&found.bound),
-        escape(&found.because),
-        escape(&found.helps)
+        escape(&found.because)
+    );
+    let Some(error) = failure else {
+        let helps = escape(&found.helps);
+        return format!(
+            "<section class=\"verdict\" id=\"verdict\">{bound}<p><b>What would help:</b> {helps}</p></section>\n"
+        );
+    };
+    let hint = exit::hint(error)
+        .map(|hint| format!("<p><b>What to do:</b> {}.</p>", escape(hint)))
+        .unwrap_or_default();
+    format!(
+        "<section class=\"verdict failed\" id=\"verdict\"><p><b>The import failed:</b> {}.</p>\n{hint}\n<p>What follows is what it did until \
+         then.</p>\n{bound}</section>\n",
+        escape(&error.to_string())
     )
 }
 
@@ -188,6 +194,9 @@ fn percent(part: u64, whole: u64) -> String {
 }
 
 fn table(blobs: &[Blob]) -> String {
+    if blobs.is_empty() {
+        return "<h2>Every blob</h2>\n<p class=\"soft\">It did not come to any blob.</p>\n".to_string();
+    }
     let mut html = String::from(
         "<h2>Every blob</h2>\n<p class=\"soft\">Saved: bytes of the blob, and of the files in it, that did not have to be written because the store had them.</p>\n\
          <div class=\"scroll\"><table id=\"blobs\"><tr><th>Blob</th><th>What</th><th class=\"n\">Size</th><th>Outcome</th><th class=\"n\">Saved</th><th class=\"n\">Time</th></tr>\n",
