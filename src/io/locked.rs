@@ -10,7 +10,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// A directory under a common parent, held by this owner.
 #[derive(Debug)]
@@ -77,15 +77,14 @@ impl LockedDir {
         Ok(matches!(attempt, Attempt::Taken))
     }
 
-    /// When something inside `name` last changed; `None` if it is gone. Looks at the directory and the file or tree
+    /// Something that is another whenever something inside `name` has changed: when the directory did, and the file or tree
     /// that grows in it.
-    pub fn last_progress(parent: &Arc<OwnedFd>, name: &str) -> Result<Option<SystemTime>> {
-        let changed = |path: &str| match fs::statat(parent, path, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Some(SystemTime::UNIX_EPOCH + Duration::from_secs(stat.st_mtime.max(0) as u64 + 1)),
-            Err(_) => None,
+    pub fn progress(parent: &Arc<OwnedFd>, name: &str) -> Progress {
+        let changed = |path: &str| {
+            let stat = fs::statat(parent, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            Some((stat.st_mtime, stat.st_mtime_nsec, stat.st_size))
         };
-        let inside = ["data", "fs"].map(|entry| changed(&format!("{name}/{entry}")));
-        Ok(inside.into_iter().chain([changed(name)]).flatten().max())
+        Progress([format!("{name}/data"), format!("{name}/fs"), name.to_string()].map(|path| changed(&path)))
     }
 
     /// Shows that the owner is alive to those who wait in other processes.
@@ -145,6 +144,10 @@ impl LockedDir {
         }
     }
 }
+
+/// How far the owner of a directory was at some moment; only to be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress([Option<(i64, u64, i64)>; 3]);
 
 enum Attempt {
     Locked(LockedDir),

@@ -8,7 +8,6 @@ use crate::content::{BlobIngest, IngestRef};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::locked::LockedDir;
 use crate::oci::{DiffId, Digest};
-use crate::parallel::failpoint;
 use crate::parallel::{Cancel, Claim, InFlight, Owner, Ticket};
 use crate::snapshot::{TreeIngest, Trees};
 use crate::store::Store;
@@ -253,14 +252,18 @@ fn wait_for_process(
 ) -> Result<WaitEnd> {
     let ingests = store.content().ingests();
     let mut pause = Duration::from_millis(1);
+    // Whether the other's marks move is what counts, and for how long they have not by our own watch: the clock that they
+    // show may be set at any time.
+    let (mut seen, mut since) = (None, Instant::now());
     while LockedDir::is_taken(ingests, place)? {
         cancel.check()?;
         if let Some(owner) = owner {
             owner.beat();
         }
-        let last = LockedDir::last_progress(ingests, place)?;
-        let idle = last.and_then(|at| failpoint::now().duration_since(at).ok());
-        if idle.is_some_and(|idle| idle > patience) {
+        let now = Some(LockedDir::progress(ingests, place));
+        if now != seen {
+            (seen, since) = (now, Instant::now());
+        } else if since.elapsed() > patience {
             return Ok(WaitEnd::Stalled);
         }
         std::thread::sleep(pause);
