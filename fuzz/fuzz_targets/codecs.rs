@@ -51,12 +51,17 @@ fn decode(codec: Codec, input: impl BufRead + Send, step: usize) -> Option<Resul
     }
 }
 
+/// What is damaged at its end may be seen to be too long before it is seen to be damaged.
+fn is_one(outcome: Option<Result<Vec<u8>, ErrorKind>>, whole: &Result<Vec<u8>, ErrorKind>) -> bool {
+    outcome.as_ref().map_or(whole.is_err(), |outcome| outcome == whole)
+}
+
 fuzz_target!(|data: &[u8]| {
     let codec = Codec::sniff(data);
     let Some(whole) = decode(codec, data, 64 << 10) else { return };
     let step = 1 + data.len() % 13;
-    assert_eq!(decode(codec, Drops(data, step), 64 << 10), Some(whole.clone()), "in steps of {step}");
-    assert_eq!(decode(codec, data, 1 + step * 7), Some(whole.clone()), "to buffers of {}", 1 + step * 7);
+    assert!(is_one(decode(codec, Drops(data, step), 64 << 10), &whole), "in steps of {step}");
+    assert!(is_one(decode(codec, data, 1 + step * 7), &whole), "to buffers of {}", 1 + step * 7);
     let Ok(ours) = whole else { return };
     if codec == Codec::Gzip {
         let mut theirs = Vec::new();
