@@ -208,6 +208,7 @@ impl Engine {
     /// mounted with the first collection after it was unmounted.
     pub fn remove_with(&self, names: &[String], options: &RemovalOptions) -> Result<RemoveReport> {
         self.counted("rm", |_| {
+            self.inner.store.make_room()?;
             self.check_unused(names, options)?;
             let removed = catalogue::remove(&self.inner.store, names)?;
             Ok(RemoveReport { removed, freed_by_gc_bytes: upkeep::would_free(&self.inner.store, &[])? })
@@ -221,7 +222,10 @@ impl Engine {
         }
         let started = Instant::now();
         self.counted("gc", |metrics| {
+            self.inner.store.make_room()?;
             let report = upkeep::gc(&self.inner.store, options)?;
+            // There may be room enough to keep some of it again.
+            self.inner.store.make_room()?;
             meter::gc(metrics, &report, started.elapsed());
             Ok(report)
         })
@@ -301,6 +305,7 @@ impl Engine {
     /// # Ok::<(), transload::Error>(())
     /// ```
     pub fn remove_snapshot(&self, key: &str, options: &RemovalOptions) -> Result<Removal> {
+        self.inner.store.make_room()?;
         self.inner.store.remove_snapshot(key, options)
     }
 
@@ -333,6 +338,7 @@ impl Engine {
     pub fn unmount_with(&self, target: &Path, options: &RemovalOptions) -> Result<Removal> {
         let started = Instant::now();
         self.counted("umount", |metrics| {
+            self.inner.store.make_room()?;
             let listener = meter::listener(metrics, false, &options.listener);
             let options = RemovalOptions { listener, ..options.clone() };
             let removal = mounting::unmount(&self.inner.store, target, &options)?;

@@ -209,6 +209,13 @@ impl Error {
         Error::new(ErrorKind::LimitExceeded, message)
     }
 
+    /// [`ErrorKind::LimitExceeded`] for the field of [`crate::Limits`] of this name, with a hint how it is raised.
+    pub fn over(limit: &str, message: impl Into<Cow<'static, str>>) -> Self {
+        let name = limit.replace('_', "-");
+        Error::limit(message)
+            .with_hint(format!("if you trust the archive, raise the limit with --limit {name}=VALUE"))
+    }
+
     /// Shorthand for [`ErrorKind::Cancelled`].
     pub fn cancelled() -> Self {
         Error::new(ErrorKind::Cancelled, "cancelled")

@@ -14,6 +14,7 @@ mod index_file;
 mod lease;
 mod lock;
 pub mod mounted;
+mod reserve;
 mod temporary;
 
 pub use crate::tree::WhiteoutForm;
@@ -23,6 +24,7 @@ pub use index_file::IndexState;
 pub use lease::{Lease, PROCESS_LABEL};
 pub use lock::{GcLock, lock_alone};
 
+use self::reserve::Reserve;
 use crate::content::ContentStore;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::durable;
@@ -61,6 +63,8 @@ pub struct Store {
     trees: Trees,
     snapshots: Box<dyn Snapshotter>,
     found_foreign: bool,
+    /// The last to be dropped: the database's files go before, and leave their room to it.
+    reserve: Option<Reserve>,
 }
 
 /// Directories of a store besides those that [`ContentStore`] makes.
@@ -87,8 +91,10 @@ impl Store {
         };
         format.check_options(options)?;
         filesystem::check(root.as_fd(), format.snapshotter, read_only)?;
+        let mut reserve = None;
         if !read_only {
             format.check_process()?;
+            reserve = Some(Reserve::open(root.as_fd(), &format)?);
             complete(root.as_fd())?;
         }
         let content = ContentStore::open(root.as_fd())?;
@@ -106,8 +112,19 @@ impl Store {
         let trees = Trees::open(root.as_fd())?;
         let snapshots = snapshotter(&path, &metadata, &format)?;
         let found_foreign = index_file::is_foreign(root.as_fd())?;
-        let store =
-            Store { path, root, format, read_only, content, metadata, trees, snapshots, found_foreign };
+        let store = Store {
+            path,
+            root,
+            format,
+            read_only,
+            content,
+            metadata,
+            trees,
+            snapshots,
+            found_foreign,
+            reserve,
+        };
+        store.make_room()?;
         store.catch_up()?;
         Ok(store)
     }
@@ -122,6 +139,20 @@ impl Store {
                 other => other,
             },
         }
+    }
+
+    /// For whoever is about to free some space: where room is short, gives them what the store keeps for that. Where it is
+    /// short no longer, keeps it again.
+    pub(crate) fn make_room(&self) -> Result<()> {
+        match self.reserve.as_ref().is_some_and(Reserve::look) {
+            true => self.metadata.keep_log_small(),
+            false => Ok(()),
+        }
+    }
+
+    /// [`ErrorKind::NoSpace`] where hardly any room is left, for whoever is about to add something.
+    pub(crate) fn check_room(&self) -> Result<()> {
+        self.reserve.as_ref().map_or(Ok(()), Reserve::check)
     }
 
     /// The directory, as an absolute path.

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, setrlimit};
-use support::disk::{FULL, Mounted, filesystem};
+use support::disk::{FEW_INODES, FULL, Kind, Mounted, filesystem};
 use support::run::{Ran, command, run as finished, transload};
 use support::scratch;
 use support::soundness::{
@@ -30,8 +30,12 @@ struct Scene {
 
 impl Scene {
     fn new() -> Scene {
+        Scene::with_files_of(32)
+    }
+
+    fn with_files_of(kib: usize) -> Scene {
         let dir = scratch();
-        let archives = archives(dir.path(), 32);
+        let archives = archives(dir.path(), kib);
         let store = dir.path().join("expected");
         import(&store, &archives[0]).ok();
         Scene { first: contents(&store), dir, archives }
@@ -114,64 +118,116 @@ fn a_step_that_fails_says_why_and_the_store_stays_usable() {
     tally.end(30);
 }
 
+/// A small filesystem, mounted, and what is done on it.
+struct Full<'a> {
+    scene: &'a Scene,
+    store: PathBuf,
+    filler: PathBuf,
+    _disk: Mounted,
+}
+
+impl<'a> Full<'a> {
+    fn new(scene: &'a Scene, kind: &Kind) -> Full<'a> {
+        let image = scene.dir.path().join("disk");
+        filesystem(kind, &image);
+        let disk = Mounted::new(&image, &scene.dir.path().join("full"), "defaults").expect("mounts");
+        Full { scene, store: disk.path().join("store"), filler: disk.path().join("filler"), _disk: disk }
+    }
+
+    /// A store, with two images whose removal must be possible, or empty.
+    fn begin(&self, with_images: bool) {
+        let _ = std::fs::remove_dir_all(&self.store);
+        transload(&self.store, ["gc"]);
+        if with_images {
+            let [first, second, ..] = &self.scene.archives[..] else { panic!("two archives") };
+            transload(&self.store, ["import", "-q", "--tag", "old", &first.to_string_lossy()]).ok();
+            import(&self.store, second).ok();
+        }
+    }
+
+    /// What goes wrong on a disk that is as full as it is now, and once it is no longer.
+    fn go_through(&self, with_images: bool) -> (Vec<String>, Vec<String>) {
+        let ran = import(&self.store, &self.scene.archives[0]);
+        let mut lost = match ran.code {
+            Some(0) => Vec::new(),
+            _ => failed_well(&ran, &[1], "space"),
+        };
+        if with_images {
+            for words in
+                [&["images"][..], &["inspect", "old"], &["rm", "old", "example.com/second:1"], &["gc"]]
+            {
+                let ran = transload(&self.store, words);
+                if ran.code != Some(0) {
+                    lost.push(format!(
+                        "cannot be done on a full disk: {words:?}: {:?} {}",
+                        ran.code, ran.stderr
+                    ));
+                }
+            }
+        }
+        std::fs::remove_dir_all(&self.filler).expect("the filler");
+        let (more, leaked) = self.scene.usable(&self.store);
+        lost.extend(more);
+        (lost, leaked)
+    }
+}
+
 #[test]
-#[ignore = "not reached yet: the database needs some room to remove, see docs/durability.md"]
 fn a_disk_that_is_full_at_any_point_can_be_freed_and_used_again() {
     if !have(&["mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "mount", "umount"]) {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::with_files_of(512);
     let mut tally = Tally::new("full filesystems");
     for kind in FULL {
-        let image = scene.dir.path().join("disk");
-        filesystem(&kind, &image);
-        let disk = Mounted::new(&image, &scene.dir.path().join("full"), "defaults").expect("mounts");
-        let (store, filler) = (disk.path().join("store"), disk.path().join("filler"));
-        let steps = if thorough() { 48 } else { 5 };
+        let full = Full::new(&scene, &kind);
+        let steps = if thorough() { 48 } else { 8 };
         for step in 0..steps {
-            let _ = std::fs::remove_dir_all(&store);
-            // Every other time the store has an image already, whose removal must be possible.
-            let before = step % 2 == 1;
-            if before {
-                transload(&store, ["import", "-q", "--tag", "old", &scene.archives[0].to_string_lossy()])
-                    .ok();
-                transload(&store, ["import", "-q", &scene.archives[1].to_string_lossy()]).ok();
-            }
-            fill(&filler, step * 640 / steps);
-            let ran = import(&store, &scene.archives[0]);
-            let what = format!("{} with {} KiB left", kind.name, step * 640 / steps);
-            let mut lost = match ran.code {
-                Some(0) => Vec::new(),
-                _ => failed_well(&ran, &[1], "space"),
-            };
-            if before {
-                for words in [&["rm", "old", "example.com/second:1"][..], &["gc"]] {
-                    let ran = transload(&store, words);
-                    if ran.code != Some(0) {
-                        lost.push(format!("nothing can be freed: {words:?}: {}", ran.stderr));
-                    }
-                }
-            }
-            std::fs::remove_dir_all(&filler).expect("the filler");
-            transload(&store, ["rm", "old", "example.com/second:1"]);
-            let (more, leaked) = scene.usable(&store);
-            lost.extend(more);
-            tally.fault(&what, lost, leaked);
+            let with_images = step % 2 == 0;
+            full.begin(with_images);
+            let left = step * 6144 / steps;
+            fill(&full.filler, left);
+            let (lost, leaked) = full.go_through(with_images);
+            tally.fault(&format!("{} with {left} KiB left", kind.name), lost, leaked);
         }
     }
-    tally.end(15);
+    tally.end(24);
+}
+
+#[test]
+fn a_disk_without_inodes_can_be_freed_and_used_again() {
+    if !have(&["mkfs.ext4", "mount", "umount"]) {
+        return;
+    }
+    let scene = Scene::new();
+    let mut tally = Tally::new("filesystems without inodes");
+    let full = Full::new(&scene, &FEW_INODES);
+    for left in [0, 1, 4, 20, 60] {
+        full.begin(true);
+        std::fs::create_dir(&full.filler).expect("a directory");
+        let mut count = 0;
+        while std::fs::File::create(full.filler.join(count.to_string())).is_ok() {
+            count += 1;
+        }
+        for number in count - left.min(count)..count {
+            std::fs::remove_file(full.filler.join(number.to_string())).expect("the filler");
+        }
+        let (lost, leaked) = full.go_through(true);
+        tally.fault(&format!("{left} inodes left"), lost, leaked);
+    }
+    tally.end(5);
 }
 
 /// Takes all the space there is but for some KiB: many files, of which the last are removed again.
 fn fill(dir: &Path, leave_kib: usize) {
     std::fs::create_dir(dir).expect("a directory");
     let mut files: Vec<(PathBuf, usize)> = Vec::new();
-    for kib in [4096, 64, 16] {
+    for kib in [1024, 64, 16, 4] {
         loop {
             let path = dir.join(files.len().to_string());
             let written = std::fs::File::create(&path)
                 .and_then(|mut file| file.write_all(&vec![1; kib << 10]).and_then(|()| file.sync_data()));
-            files.push((path, kib));
+            files.push((path, if written.is_ok() { kib } else { 0 }));
             if written.is_err() {
                 break;
             }
@@ -181,12 +237,31 @@ fn fill(dir: &Path, leave_kib: usize) {
     while left > 0 {
         let Some((path, kib)) = files.pop() else { break };
         // The one for which there was no room at all was never made.
-        if std::fs::remove_file(path).is_err() {
-            continue;
-        }
-        left = left.saturating_sub(kib.min(64));
+        let _ = std::fs::remove_file(path);
+        left = left.saturating_sub(kib);
     }
     rustix::fs::syncfs(std::fs::File::open(dir).expect("the directory")).expect("syncs");
+}
+
+#[test]
+fn a_mapped_file_without_room_ends_with_a_sentence() {
+    let scene = Scene::new();
+    let store = scene.store("store");
+    let child = slowed(&store, "images.publish=sleep:60000", &scene.words(&["import", "-q"]));
+    wait_until(|| store.join("leases").read_dir().is_ok_and(|mut leases| leases.next().is_some()));
+    // What the kernel does when a page of the database's shared memory cannot be had.
+    signal(&child, Signal::BUS);
+    let output = child.wait_with_output().expect("ends");
+    let ran = Ran::of(&Command::new("import"), output);
+    assert_eq!(failed_well(&ran, &[1], "no space left"), Vec::<String>::new());
+    let (lost, leaked) = scene.usable(&store);
+    assert!(lost.is_empty() && leaked.is_empty(), "{lost:?} {leaked:?}");
+}
+
+fn wait_until(holds: impl Fn() -> bool) {
+    while !holds() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]

@@ -203,7 +203,7 @@ impl Documents<'_> {
         if self.bytes.get() > self.limits.json_total_bytes {
             let message =
                 format!("its documents have more than {} bytes together", self.limits.json_total_bytes);
-            return Err(Error::limit(message));
+            return Err(Error::over("json_total_bytes", message));
         }
         Ok(Some(bytes))
     }
@@ -216,17 +216,20 @@ impl Documents<'_> {
     pub(super) fn count(&self) -> Result<()> {
         self.count.set(self.count.get() + 1);
         match self.count.get() > self.limits.descriptors {
-            true => Err(Error::limit(format!("it lists more than {} things", self.limits.descriptors))),
+            true => Err(Error::over(
+                "descriptors",
+                format!("it lists more than {} things", self.limits.descriptors),
+            )),
             false => Ok(()),
         }
     }
 
     pub(super) fn check_layers(&self, count: usize) -> Result<()> {
         match count > self.limits.layers {
-            true => Err(Error::limit(format!(
-                "an image has {count} layers, at most {} are allowed",
-                self.limits.layers
-            ))),
+            true => Err(Error::over(
+                "layers",
+                format!("an image has {count} layers, at most {} are allowed", self.limits.layers),
+            )),
             false => Ok(()),
         }
     }

@@ -26,7 +26,7 @@ pub trait Members {
 }
 
 pub(super) fn too_large(name: &MemberName, size: u64, limit: u64) -> Error {
-    Error::limit(format!("{name} has {size} bytes, at most {limit} are read"))
+    Error::over("json_bytes", format!("{name} has {size} bytes, at most {limit} are read"))
 }
 
 pub(super) fn contradicted(name: &MemberName) -> Error {

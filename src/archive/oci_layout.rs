@@ -97,7 +97,10 @@ impl Walk<'_> {
         self.documents.count()?;
         let max_depth = self.documents.limits.index_depth;
         if depth > max_depth {
-            return Err(Error::limit(format!("its indexes are nested deeper than {max_depth} levels")));
+            return Err(Error::over(
+                "index_depth",
+                format!("its indexes are nested deeper than {max_depth} levels"),
+            ));
         }
         if is_attestation(descriptor) {
             self.skip(descriptor, "an attestation");

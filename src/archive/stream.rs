@@ -16,10 +16,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The buffers before and after the decoder. Decoders are fastest on large pieces.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// What may follow the end of the tar. GNU tar fills up to 10 KiB by default and to 32 MiB at most on request; more is a
-/// bomb after the end of the archive.
-const TRAILING_BYTES: u64 = 64 << 20;
-
 type Uncompressed = BufReader<Box<dyn Read + Send>>;
 
 /// An archive that is read once, from its beginning to its end.
@@ -29,6 +25,7 @@ pub struct Stream {
     size_bytes: Option<u64>,
     codec: Codec,
     guard: MemberGuard,
+    trailing_bytes: u64,
     ahead: Vec<u8>,
 }
 
@@ -53,6 +50,7 @@ impl Stream {
             size_bytes,
             codec,
             guard: MemberGuard::new(limits),
+            trailing_bytes: limits.trailing_bytes,
             ahead: Vec::new(),
         })
     }
@@ -83,7 +81,7 @@ impl Stream {
         };
         let Some(entry) = entry else {
             let rest = self.tar.take().expect("just used").into_inner();
-            drain(rest)?;
+            drain(rest, self.trailing_bytes)?;
             return Ok(None);
         };
         let name = self.guard.admit(&entry)?;
@@ -101,7 +99,7 @@ impl Stream {
 }
 
 /// Reads what follows the tar, so that checksums at the very end are verified and a writer's pipe does not break.
-fn drain(mut rest: Uncompressed) -> Result<()> {
+fn drain(mut rest: Uncompressed, most: u64) -> Result<()> {
     let mut count = 0;
     loop {
         let available = match rest.fill_buf() {
@@ -114,9 +112,9 @@ fn drain(mut rest: Uncompressed) -> Result<()> {
         }
         rest.consume(available);
         count += available as u64;
-        if count > TRAILING_BYTES {
-            let message = format!("more than {} MiB follow the end of the archive", TRAILING_BYTES >> 20);
-            return Err(Error::limit(message));
+        if count > most {
+            let message = format!("more than {most} bytes follow the end of the archive");
+            return Err(Error::over("trailing_bytes", message));
         }
     }
 }
@@ -145,8 +143,13 @@ impl MemberGuard {
     pub(super) fn admit(&mut self, entry: &Entry) -> Result<MemberName> {
         self.members += 1;
         self.name_bytes += (entry.path.len() + entry.link.len()) as u64;
-        if self.members > self.max_members || self.name_bytes > self.max_name_bytes {
-            return Err(Error::limit(format!("the archive has more than {} members", self.members - 1)));
+        if self.members > self.max_members {
+            let message = format!("the archive has more than {} members", self.max_members);
+            return Err(Error::over("archive_members", message));
+        }
+        if self.name_bytes > self.max_name_bytes {
+            let message = format!("the names of its members have more than {} bytes", self.max_name_bytes);
+            return Err(Error::over("json_total_bytes", message));
         }
         let name = MemberName::parse(&entry.path)?;
         self.root_filesystem.look(&name)?;

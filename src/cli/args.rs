@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 use transload::mount::IdMapping;
-use transload::{Platform, Reference};
+use transload::{Error, ErrorKind, Limits, Platform, Reference};
 
 /// Commands that later releases bring: the words are kept free, and nothing is listed that does nothing.
 pub const RESERVED: [&str; 5] = ["pull", "push", "leases", "pin", "restore"];
@@ -99,7 +99,7 @@ pub enum ColorMode {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    Import(Import),
+    Import(Box<Import>),
     Images(Images),
     Inspect(Inspect),
     History(Named),
@@ -229,6 +229,18 @@ pub struct LimitArgs {
     /// Refuse archives with more members than this
     #[arg(long, value_name = "N")]
     pub max_members: Option<u64>,
+    /// Set any limit of the reference (docs/cli.md) by its name; repeatable
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_limit)]
+    pub limit: Vec<(String, u64)>,
+}
+
+fn parse_limit(text: &str) -> std::result::Result<(String, u64), Error> {
+    let (name, value) = text.split_once('=').ok_or_else(|| {
+        Error::new(ErrorKind::InvalidArgument, format!("{text:?} is not of the form NAME=VALUE"))
+    })?;
+    let value = parse_size(value)?;
+    Limits::default().set(name, value)?;
+    Ok((name.to_string(), value))
 }
 
 /// List the images

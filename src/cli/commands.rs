@@ -58,7 +58,7 @@ pub fn run(cli: Cli) -> Done {
 
 fn dispatch(context: &Context, command: Command) -> Done {
     match command {
-        Command::Import(args) => import(context, args),
+        Command::Import(args) => import(context, *args),
         Command::Images(args) => images(context, &args),
         Command::Inspect(args) if args.tree => tree(context, &args),
         Command::Inspect(args) => inspect(context, &args),
@@ -159,7 +159,7 @@ fn import(context: &Context, args: args::Import) -> Done {
 
 fn import_all(context: &Context, args: &args::Import, cancel: &Cancel, insight: &mut Insight) -> Done {
     let engine = context.open_with(engine_options(args))?;
-    let options = ImportOptions { trace_id: Some(context.log.trace_id()), ..import_options(args) };
+    let options = ImportOptions { trace_id: Some(context.log.trace_id()), ..import_options(args)? };
     if args.dry_run {
         return dry_run(context, &engine, args, &options, cancel);
     }
@@ -279,7 +279,7 @@ fn engine_options(args: &args::Import) -> EngineOptions {
     options
 }
 
-fn import_options(args: &args::Import) -> ImportOptions {
+fn import_options(args: &args::Import) -> Result<ImportOptions> {
     let mut options = ImportOptions {
         tags: args.tags.clone(),
         unpack: !args.no_unpack,
@@ -304,7 +304,10 @@ fn import_options(args: &args::Import) -> ImportOptions {
     limits.layers = given.max_layers.unwrap_or(limits.layers);
     limits.json_bytes = given.max_json_size.unwrap_or(limits.json_bytes);
     limits.archive_members = given.max_members.unwrap_or(limits.archive_members);
-    options
+    for (name, value) in &given.limit {
+        limits.set(name, *value)?;
+    }
+    Ok(options)
 }
 
 fn is_dash(path: &Path) -> bool {

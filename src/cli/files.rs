@@ -22,7 +22,8 @@ pub fn check(cli: &Cli) -> Result<()> {
             return Err(refused(file, &format!("{option} names the archive")));
         }
     }
-    if let Command::Import(Import { insight, .. }) = &cli.command {
+    if let Command::Import(import) = &cli.command {
+        let Import { insight, .. } = &**import;
         insight.trace.iter().chain(&insight.timeline).try_for_each(|file| check_directory(file))?;
     }
     Ok(())
@@ -36,7 +37,8 @@ fn refused(file: &Path, why: &str) -> Error {
 /// With the option that asks for it.
 fn written(cli: &Cli) -> Vec<(&'static str, &Path)> {
     let mut all = vec![("--metrics-file", &cli.global.metrics_file), ("--audit-log", &cli.global.audit_log)];
-    if let Command::Import(Import { insight, .. }) = &cli.command {
+    if let Command::Import(import) = &cli.command {
+        let Import { insight, .. } = &**import;
         all.extend([("--trace", &insight.trace), ("--timeline", &insight.timeline)]);
     }
     let mut all: Vec<_> =

@@ -85,6 +85,7 @@ fn dispatch(words: Vec<OsString>, before_parsing: &BeforeParsing) -> u8 {
 
 fn run(cli: Cli) -> u8 {
     let (as_json, style) = (cli.global.json, Style::for_stderr(cli.global.color));
+    signals::explain_bus_errors(as_json);
     match commands::run(cli) {
         Ok(code) => code,
         Err(Failure::Error(error)) => exit::report(&error, as_json, &style),

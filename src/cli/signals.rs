@@ -2,8 +2,12 @@
 //!
 //! The signals are blocked before any thread exists, so that they reach nobody but the one thread that waits for them:
 //! no handler runs in the middle of anything. The store stays usable either way.
+//!
+//! But for one: the database's shared memory is a file, and where the disk turns out to be full the kernel can only say so by a
+//! signal to whoever touches it. That ends the process, as a crash that nothing is lost by, and it says why.
 
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering};
 use transload::{Cancel, Error, Result};
 
 const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
@@ -30,6 +34,34 @@ pub fn cancel_on_signal(cancel: &Cancel) -> Result<()> {
         .spawn(wait)
         .map_err(|error| Error::from(error).context("cannot start the signal thread"))?;
     Ok(())
+}
+
+const NO_ROOM: &str = "error: cannot go on: no space left on device, or it is failing: a file that is mapped into memory could not be \
+    read or written\nhint: free some space ('transload gc' may help), or choose another --store\n";
+const NO_ROOM_JSON: &str = "{\"version\":1,\"error\":{\"kind\":\"no_space\",\"message\":\"cannot go on: no space left on device, or it is \
+    failing: a file that is mapped into memory could not be read or written\",\"hint\":\"free some space ('transload gc' may help), \
+    or choose another --store\"}}\n";
+
+static AS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// From now on a mapped file that the disk has no room for ends the process with one sentence and exit code 1.
+pub fn explain_bus_errors(as_json: bool) {
+    AS_JSON.store(as_json, Ordering::Relaxed);
+    let handler: extern "C" fn(i32) = no_room;
+    // SAFETY: the handler makes nothing but calls that are allowed in one. What it replaces is the default, or the runtime's
+    // look for stack overflows, which Linux tells by another signal.
+    unsafe { libc::signal(libc::SIGBUS, handler as libc::sighandler_t) };
+}
+
+extern "C" fn no_room(_signal: i32) {
+    // SAFETY: write and _exit may be called anywhere, and the texts are constants. Where nobody listens there is nobody to tell.
+    unsafe {
+        libc::write(libc::STDERR_FILENO, NO_ROOM.as_ptr().cast(), NO_ROOM.len());
+        if AS_JSON.load(Ordering::Relaxed) {
+            libc::write(libc::STDOUT_FILENO, NO_ROOM_JSON.as_ptr().cast(), NO_ROOM_JSON.len());
+        }
+        libc::_exit(1)
+    }
 }
 
 fn signal_set() -> libc::sigset_t {

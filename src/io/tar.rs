@@ -174,12 +174,14 @@ impl<R: TarInput> TarReader<R> {
             let header = Header(&block);
             match header.type_flag() {
                 b'x' => {
-                    let content = self.read_extension(&header, self.limits.extension_bytes)?;
+                    let content =
+                        self.read_extension(&header, "extension_bytes", self.limits.extension_bytes)?;
                     let pax = Pax::parse(&content, &self.limits)?;
                     extensions.get_or_insert_default().pax = pax;
                 }
                 b'g' => {
-                    let content = self.read_extension(&header, self.limits.extension_bytes)?;
+                    let content =
+                        self.read_extension(&header, "extension_bytes", self.limits.extension_bytes)?;
                     check_global(&content)?;
                 }
                 b'L' => {
@@ -315,12 +317,13 @@ impl<R: TarInput> TarReader<R> {
         Ok(())
     }
 
-    fn read_extension(&mut self, header: &Header<'_>, cap: u64) -> Result<Vec<u8>> {
+    fn read_extension(&mut self, header: &Header<'_>, limit: &str, cap: u64) -> Result<Vec<u8>> {
         let size = header.size(self.position)?;
         if size > cap {
-            return Err(Error::limit(format!(
-                "a tar extension header of {size} bytes exceeds the limit of {cap}"
-            )));
+            return Err(Error::over(
+                limit,
+                format!("a tar extension header of {size} bytes exceeds the limit of {cap}"),
+            ));
         }
         self.begin_data(size)?;
         let mut content = Vec::new();
@@ -332,7 +335,7 @@ impl<R: TarInput> TarReader<R> {
     fn read_long_name(&mut self, header: &Header<'_>) -> Result<Vec<u8>> {
         // The stored name has a NUL at its end, and some writers fill up the block.
         let cap = self.limits.path_bytes as u64 + BLOCK as u64;
-        let mut name = self.read_extension(header, cap)?;
+        let mut name = self.read_extension(header, "path_bytes", cap)?;
         name.truncate(until_nul(&name).len());
         Ok(name)
     }
@@ -394,9 +397,10 @@ impl<R: TarInput> TarReader<R> {
     fn check_name(&self, name: &[u8], what: &str) -> Result<()> {
         if name.len() > self.limits.path_bytes {
             let (length, cap) = (name.len(), self.limits.path_bytes);
-            return Err(Error::limit(format!(
-                "a tar entry's {what} of {length} bytes exceeds the limit of {cap}"
-            )));
+            return Err(Error::over(
+                "path_bytes",
+                format!("a tar entry's {what} of {length} bytes exceeds the limit of {cap}"),
+            ));
         }
         Ok(())
     }
@@ -424,7 +428,10 @@ impl<R: TarInput> TarReader<R> {
     fn check_region_count(&self, count: usize) -> Result<()> {
         let cap = self.limits.sparse_regions;
         if count > cap {
-            return Err(Error::limit(format!("a sparse file has more than {cap} data regions")));
+            return Err(Error::over(
+                "sparse_regions",
+                format!("a sparse file has more than {cap} data regions"),
+            ));
         }
         Ok(())
     }
@@ -822,10 +829,10 @@ impl PaxSparse {
             return Err(bad_record(name));
         }
         if self.pairs.len() / 2 >= limits.sparse_regions {
-            return Err(Error::limit(format!(
-                "a sparse file has more than {} data regions",
-                limits.sparse_regions
-            )));
+            return Err(Error::over(
+                "sparse_regions",
+                format!("a sparse file has more than {} data regions", limits.sparse_regions),
+            ));
         }
         self.pairs.push(value);
         Ok(())

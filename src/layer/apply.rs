@@ -23,6 +23,9 @@ use rustix::io::Errno;
 
 /// How many bytes pass between two reports and looks at the cancellation token.
 const REPORT_EVERY: u64 = 128 << 10;
+
+/// How many between two looks at the space that is left.
+const LOOK_EVERY: u64 = 1 << 20;
 /// How often links to links that come later are looked at again.
 const LINK_ROUNDS: usize = 16;
 /// The longest name of Linux's filesystems.
@@ -42,7 +45,7 @@ pub fn apply<R: TarInput>(
 ) -> Result<(Applied, R)> {
     let mut reader = TarReader::new(input, &options.limits);
     let mut tree = Tree::open(fs, options).doing(|| "cannot prepare the directory of a layer")?;
-    let mut ticker = Ticker { cancel, advanced, reported: 0 };
+    let mut ticker = Ticker { cancel, advanced, reported: 0, fs, keep_free_bytes: options.keep_free_bytes };
     while let Some(mut entry) = reader.next_entry()? {
         tree.check_limits(&entry)?;
         let path = clean_path(std::mem::take(&mut entry.path), &options.limits)?;
@@ -59,6 +62,8 @@ struct Ticker<'a> {
     cancel: &'a Cancel,
     advanced: &'a mut dyn FnMut(u64),
     reported: u64,
+    fs: BorrowedFd<'a>,
+    keep_free_bytes: u64,
 }
 
 impl Ticker<'_> {
@@ -71,10 +76,30 @@ impl Ticker<'_> {
 
     fn report(&mut self, position: u64) -> Result<()> {
         self.cancel.check()?;
+        if position / LOOK_EVERY != self.reported / LOOK_EVERY {
+            self.check_free()?;
+        }
         (self.advanced)(position - self.reported);
         self.reported = position;
         Ok(())
     }
+
+    fn check_free(&self) -> Result<()> {
+        if self.keep_free_bytes == 0 {
+            return Ok(());
+        }
+        let stat = fs::fstatvfs(self.fs)?;
+        match stat.f_bavail.saturating_mul(stat.f_frsize) < self.keep_free_bytes {
+            true => Err(too_little_left()),
+            false => Ok(()),
+        }
+    }
+}
+
+fn too_little_left() -> Error {
+    let message = "no space is left but the part of what was free that an import leaves to others";
+    Error::new(ErrorKind::NoSpace, message)
+        .with_hint("free some space, or let the import take all of it with --limit free-space-percent=100")
 }
 
 /// The path that an entry's name stands for, and a check of its shape. The usual name needs no copy.
@@ -96,7 +121,10 @@ fn clean_path(mut name: Vec<u8>, limits: &Limits) -> Result<PathBytes> {
     let path = if is_clean { PathBytes::new(name) } else { PathBytes::cleaned(&name) };
     if count > limits.path_components && path.components().count() > limits.path_components {
         let cap = limits.path_components;
-        return Err(Error::limit(format!("a path in the layer has more than {cap} components")));
+        return Err(Error::over(
+            "path_components",
+            format!("a path in the layer has more than {cap} components"),
+        ));
     }
     Ok(path)
 }
@@ -117,7 +145,7 @@ struct Tree<'a> {
 impl<'a> Tree<'a> {
     fn open(fs: BorrowedFd<'_>, options: &'a ApplyOptions) -> Result<Self> {
         let defaults = probe(fs, options)?;
-        let mut list = SideList::default();
+        let mut list = SideList::new(options.limits.layer_lists_bytes);
         // Until an entry describes it, the root is as implicit as any other directory.
         list.implicit.insert(Vec::new());
         list.directories.insert(Vec::new(), Directory::new(Attributes::implicit(), None));
@@ -138,11 +166,13 @@ impl<'a> Tree<'a> {
         let limits = &self.options.limits;
         self.entries += 1;
         if self.entries > limits.layer_entries {
-            return Err(Error::limit(format!("the layer has more than {} entries", limits.layer_entries)));
+            let message = format!("the layer has more than {} entries", limits.layer_entries);
+            return Err(Error::over("layer_entries", message));
         }
         self.stored = entry.data_offset.saturating_add(entry.stored_bytes);
         if self.stored > limits.layer_bytes {
-            return Err(Error::limit(format!("the layer has more than {} bytes", limits.layer_bytes)));
+            let message = format!("the layer has more than {} bytes", limits.layer_bytes);
+            return Err(Error::over("layer_bytes", message));
         }
         Ok(())
     }

@@ -204,7 +204,10 @@ impl Dirs {
     fn enter(&self, at: &Dir, base: &[u8], fd: OwnedFd) -> Result<Step> {
         let path = at.path_of(base);
         if path.split(|&byte| byte == b'/').count() > self.max_depth {
-            return Err(Error::limit(format!("the path is deeper than {} directories", self.max_depth)));
+            return Err(Error::over(
+                "path_components",
+                format!("the path is deeper than {} directories", self.max_depth),
+            ));
         }
         Ok(Step::Into(Dir { fd, path }))
     }

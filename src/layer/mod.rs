@@ -42,11 +42,18 @@ pub struct ApplyOptions {
     pub form: WhiteoutForm,
     /// What to do about owners.
     pub ownership: Ownership,
+    /// How much space must stay free on the filesystem, in bytes; the extraction ends where it does not.
+    pub keep_free_bytes: u64,
 }
 
 impl Default for ApplyOptions {
     fn default() -> Self {
-        ApplyOptions { limits: Limits::default(), form: WhiteoutForm::Trusted, ownership: Ownership::Keep }
+        ApplyOptions {
+            limits: Limits::default(),
+            form: WhiteoutForm::Trusted,
+            ownership: Ownership::Keep,
+            keep_free_bytes: 0,
+        }
     }
 }
 

@@ -7,8 +7,6 @@ use crate::tree::{PathBytes, PendingLink, TreeRecord, WhiteoutForm};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-/// What all lists together may hold. A real layer of a hundred thousand directories needs some 20 MiB.
-const MEMORY_CAP: usize = 256 << 20;
 /// Roughly what one entry costs beside its bytes.
 const ENTRY_COST: usize = 160;
 
@@ -46,14 +44,21 @@ pub(super) struct SideList {
     /// What directories get once everything is in them.
     pub directories: BTreeMap<Path, Directory>,
     memory: usize,
+    memory_cap: usize,
 }
 
 impl SideList {
+    /// Empty; `memory_cap` is what all lists together may hold, in bytes.
+    pub fn new(memory_cap: usize) -> Self {
+        SideList { memory_cap, ..SideList::default() }
+    }
+
     /// Accounts for an entry of this many bytes. Nothing is ever given back: the cap is against floods.
     pub fn charge(&mut self, bytes: usize) -> Result<()> {
         self.memory += bytes + ENTRY_COST;
-        if self.memory > MEMORY_CAP {
-            return Err(Error::limit(
+        if self.memory > self.memory_cap {
+            return Err(Error::over(
+                "layer_lists_bytes",
                 "the layer has more directories, deletions and links than fit into memory",
             ));
         }

@@ -24,6 +24,9 @@ const IDLE_READERS: usize = 8;
 /// Statements that a connection keeps prepared; there are some fifty in all.
 const STATEMENTS: usize = 64;
 
+/// The length of the log on a disk that is nearly full; 256 KiB.
+const SMALL_LOG_PAGES: u32 = 64;
+
 /// How a database is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
@@ -105,6 +108,16 @@ impl Metadata {
         transaction.commit()?;
         failpoint::at("transaction.committed")?;
         Ok(value)
+    }
+
+    /// From now on the log is written back early, for a disk that is nearly full. Else it grows to a thousand pages first.
+    pub(crate) fn keep_log_small(&self) -> Result<()> {
+        match &self.writer {
+            Some(writer) => {
+                Ok(lock(writer).connection.pragma_update(None, "wal_autocheckpoint", SMALL_LOG_PAGES)?)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Comes back when a power cut can no longer undo anything that was recorded before.

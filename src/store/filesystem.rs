@@ -13,10 +13,12 @@ use rustix::io::Errno;
 /// From `linux/magic.h`, where it lists them, else from the filesystem's own source.
 const NETWORK: [(u64, &str); 5] =
     [(0x6969, "NFS"), (0xff53_4d42, "CIFS"), (0xfe53_4d42, "SMB"), (0x517b, "SMB"), (0x0102_1997, "9p")];
+pub(super) const EXT: u64 = 0xef53;
+pub(super) const BTRFS: u64 = 0x9123_683e;
 const FUSE: u64 = 0x6573_5546;
 const OVERLAYFS: u64 = 0x794c_7630;
 
-fn magic(root: BorrowedFd<'_>) -> Result<u64> {
+pub(super) fn magic(root: BorrowedFd<'_>) -> Result<u64> {
     let stat = fs::fstatfs(root).doing(|| "cannot look at the filesystem")?;
     // The type's width and sign differ between architectures; magics have 32 bits.
     Ok(stat.f_type as u64 & 0xffff_ffff)

@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::codec::Codec;
 use crate::io::durable;
 use crate::layer::{ApplyOptions, Confinement, ConfinementReport, Ownership};
+use crate::limits::Limits;
 use crate::metadata::{self, ImageCommit, ManifestRow, NewImage, Resource};
 use crate::oci::{ChainId, Descriptor, DiffId, Digest, media_type};
 use crate::parallel::{Budget, Cancel, Pool, failpoint};
@@ -56,6 +57,7 @@ pub fn import(
     let trace_id = options.trace_id.unwrap_or_else(TraceId::fresh);
     let audit = Audit::new(progress, options.audit);
     let run = |span: &Span| {
+        store.check_room()?;
         let source = open(input, options, resources)?;
         let size_bytes = source.size_bytes();
         span.record("size_bytes", size_bytes);
@@ -123,6 +125,7 @@ impl<'a> Import<'a> {
             limits: options.limits.clone(),
             form: store.format().whiteouts,
             ownership: if options.ignore_chown { Ownership::Ignore } else { Ownership::Keep },
+            keep_free_bytes: keep_free_bytes(store, &options.limits)?,
         };
         let context = Context {
             store,
@@ -455,6 +458,13 @@ fn layer_diff_id(layer: &Layer) -> Result<DiffId> {
 
 fn manifest_diff_ids(manifest: &PlanManifest, layers: &[Layer]) -> Result<Vec<DiffId>> {
     manifest.layers.iter().map(|index| layer_diff_id(&layers[*index])).collect()
+}
+
+/// What the layers must leave of the space that is free now.
+fn keep_free_bytes(store: &Store, limits: &Limits) -> Result<u64> {
+    let stat = rustix::fs::fstatvfs(store.root())?;
+    let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+    Ok(free_bytes / 100 * 100_u64.saturating_sub(limits.free_space_percent))
 }
 
 /// Makes the configuration of a legacy archive and the manifest of a docker archive, now that the layers are known.

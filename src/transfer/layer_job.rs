@@ -224,7 +224,8 @@ impl<R: Read> Read for Capped<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
-            Error::limit(format!("the layer unpacks to more than {} bytes", self.most)).into_io()
+            Error::over("layer_bytes", format!("the layer unpacks to more than {} bytes", self.most))
+                .into_io()
         })?;
         Ok(count)
     }

@@ -150,10 +150,10 @@ impl Table {
     ) -> Result<PlanManifest> {
         let limit = context.options.limits.layers;
         if found.layers.len() > limit {
-            return Err(Error::limit(format!(
-                "the image has {} layers, at most {limit} are allowed",
-                found.layers.len()
-            )));
+            return Err(Error::over(
+                "layers",
+                format!("the image has {} layers, at most {limit} are allowed", found.layers.len()),
+            ));
         }
         let mut unpack = context.options.unpack;
         let mut layers = Vec::with_capacity(found.layers.len());

@@ -116,7 +116,8 @@ fn feed<'s>(
         if is_document(&mut member, limits.json_bytes)? {
             kept_bytes += member.size_bytes();
             if kept_bytes > limits.json_total_bytes {
-                return Err(Error::limit(
+                return Err(Error::over(
+                    "json_total_bytes",
                     "the archive's manifests and configurations are too large together",
                 ));
             }
@@ -576,7 +577,8 @@ pub(crate) fn read_documents(context: &Context<'_>, stream: &mut Stream) -> Resu
         if is_document(&mut member, limits.json_bytes)? {
             kept_bytes += member.size_bytes();
             if kept_bytes > limits.json_total_bytes {
-                return Err(Error::limit(
+                return Err(Error::over(
+                    "json_total_bytes",
                     "the archive's manifests and configurations are too large together",
                 ));
             }

@@ -106,27 +106,28 @@ fn t15_two_images_that_disagree_about_one_layer_are_refused() {
     refused("two images, one layer, two DiffIDs", |_| lie());
 }
 
+/// Indexes, each of which lists the next one twice.
+pub fn diamond(levels: usize) -> Vec<u8> {
+    let base = several([file("a", "1")]);
+    let manifest = base.manifest_bytes();
+    let mut members = base.oci_members();
+    members.retain(|(name, _)| name != "index.json");
+    let mut below = json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest(&manifest), "size": manifest.len()});
+    for _ in 0..levels {
+        let list = json!({"schemaVersion": 2, "manifests": [below.clone(), below]}).to_string().into_bytes();
+        below = json!({"mediaType": "application/vnd.oci.image.index.v1+json", "digest": digest(&list), "size": list.len()});
+        members.push((format!("blobs/sha256/{}", &digest(&list)[7..]), list));
+    }
+    below["annotations"] = json!({"org.opencontainers.image.ref.name": NAME});
+    members.push((
+        "index.json".into(),
+        json!({"schemaVersion": 2, "manifests": [below]}).to_string().into_bytes(),
+    ));
+    archive(&members)
+}
+
 #[test]
 fn t19_t20_cycles_and_diamonds_end_soon() {
-    let base = several([file("a", "1")]);
-    let diamond = |levels: usize| {
-        let manifest = base.manifest_bytes();
-        let mut members = base.oci_members();
-        members.retain(|(name, _)| name != "index.json");
-        let mut below = json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest(&manifest), "size": manifest.len()});
-        for _ in 0..levels {
-            let list =
-                json!({"schemaVersion": 2, "manifests": [below.clone(), below]}).to_string().into_bytes();
-            below = json!({"mediaType": "application/vnd.oci.image.index.v1+json", "digest": digest(&list), "size": list.len()});
-            members.push((format!("blobs/sha256/{}", &digest(&list)[7..]), list));
-        }
-        below["annotations"] = json!({"org.opencontainers.image.ref.name": NAME});
-        members.push((
-            "index.json".into(),
-            json!({"schemaVersion": 2, "manifests": [below]}).to_string().into_bytes(),
-        ));
-        archive(&members)
-    };
     refused("30 levels", |_| diamond(30));
     House::new().import(Way::File, &diamond(3), &[]).ok();
 }

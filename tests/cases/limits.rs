@@ -2,8 +2,10 @@
 
 use crate::house::*;
 use crate::support::image::*;
+use crate::support::mounts::Small;
 use std::os::unix::fs::MetadataExt;
 use tar::EntryType;
+use transload::Limits;
 
 const END: [u8; 1024] = [0; 1024];
 
@@ -29,20 +31,22 @@ fn refused_unless(what: &str, archive: &[u8], refused: &[&str], allowed: &[&str]
     }
 }
 
+/// An image with a sparse file, by its map as PAX 1.0 has it.
+fn sparse(map: &str, real_size: &str) -> Vec<u8> {
+    let records = [
+        ("GNU.sparse.major", "1"),
+        ("GNU.sparse.minor", "0"),
+        ("GNU.sparse.name", "sparse"),
+        ("GNU.sparse.realsize", real_size),
+    ];
+    let mut data = map.as_bytes().to_vec();
+    data.resize(data.len().next_multiple_of(512), 0);
+    let member = tar_member(EntryType::Regular, "GNUSparseFile.0/sparse", data.len() as u64, &data);
+    one(raw_layer([pax(&records), member, END.to_vec()].concat()))
+}
+
 #[test]
 fn t10_sparse_maps_without_bound_are_refused() {
-    let sparse = |map: &str, real_size: &str| {
-        let records = [
-            ("GNU.sparse.major", "1"),
-            ("GNU.sparse.minor", "0"),
-            ("GNU.sparse.name", "sparse"),
-            ("GNU.sparse.realsize", real_size),
-        ];
-        let mut data = map.as_bytes().to_vec();
-        data.resize(data.len().next_multiple_of(512), 0);
-        let member = tar_member(EntryType::Regular, "GNUSparseFile.0/sparse", data.len() as u64, &data);
-        one(raw_layer([pax(&records), member, END.to_vec()].concat()))
-    };
     refused("ten million regions announced", |_| sparse("10000000\n", "1000"));
     refused("a number of regions without end", |_| sparse(&"1".repeat(400), "1000"));
     refused("regions that are not there", |_| sparse("1000\n0\n1\n", "1000"));
@@ -127,4 +131,70 @@ fn t12_documents_layers_and_members_have_limits() {
     refused_unless("a configuration", &large.oci(), &["--max-json-size", "64KiB"], &[]);
     let huge = |size: u64| tar_member(EntryType::Regular, "manifest.json", size, b"[{}]");
     refused("a manifest.json of 5 GB", |_| huge(5 << 30));
+}
+
+/// For each limit an archive, what it is tightened to so that the archive is beyond it, and the ways in where it counts.
+fn beyond() -> Vec<(&'static str, u64, Vec<u8>, &'static [Way])> {
+    const BOTH: &[Way] = &[Way::File, Way::GzipStdin];
+    let three = several([file("a", "1"), file("b", "2"), file("c", "3")]).oci();
+    let large =
+        several([file("a", "1")]).config(serde_json::json!({"Labels": {"l": "x".repeat(100 << 10)}})).oci();
+    let deep = one(file(&format!("{}f", "d/".repeat(150)), ""));
+    let extended =
+        [pax(&[("comment", &"x".repeat(2000))]), tar_member(EntryType::Regular, "a", 0, &[]), END.to_vec()];
+    let extended = one(raw_layer(extended.concat()));
+    let many = one((0..200).fold(layer(), |layer, at| layer.dir(&format!("d{at}"))));
+    let map: String = (0..200).map(|at| format!("{}\n0\n", at * 4096)).collect();
+    let padded = [several([file("a", "1")]).docker(), vec![0; 64 << 10]].concat();
+    vec![
+        ("json_bytes", 64 << 10, large.clone(), BOTH),
+        ("json_total_bytes", 64 << 10, large, BOTH),
+        ("path_bytes", 200, deep.clone(), BOTH),
+        ("path_components", 100, deep, BOTH),
+        ("extension_bytes", 1000, extended, BOTH),
+        ("layer_entries", 100, many.clone(), BOTH),
+        ("layer_bytes", 1 << 20, packed(zeros(2)), BOTH),
+        ("layer_lists_bytes", 10_000, many, BOTH),
+        ("sparse_regions", 100, sparse(&format!("200\n{map}"), "819200"), BOTH),
+        ("archive_members", 3, three.clone(), BOTH),
+        // A plain archive is not read beyond its end.
+        ("trailing_bytes", 10_000, padded, &[Way::GzipStdin]),
+        ("layers", 2, three, BOTH),
+        ("index_depth", 2, crate::documents::diamond(3), BOTH),
+        ("descriptors", 2, crate::documents::diamond(3), BOTH),
+    ]
+}
+
+#[test]
+fn each_limit_is_named_by_its_error_and_raised_it_lets_the_input_in() {
+    let mut left: Vec<&str> = Limits::NAMES.to_vec();
+    // That one is about the disk: the next test.
+    left.retain(|name| *name != "free_space_percent");
+    for (name, tight, archive, ways) in beyond() {
+        let flag = name.replace('_', "-");
+        for &way in ways {
+            let house = House::new();
+            let ran = house.import(way, &archive, &["--limit", &format!("{flag}={tight}")]).fails(3);
+            assert!(ran.stderr.contains(&format!("--limit {flag}=")), "{name} {way:?}: {}", ran.stderr);
+            assert!(house.images().is_empty(), "{name} {way:?}");
+            house.import(way, &archive, &[]).ok();
+        }
+        left.retain(|other| *other != name);
+    }
+    assert!(left.is_empty(), "no archive is beyond {left:?}");
+}
+
+#[test]
+fn t11_layers_leave_a_part_of_the_free_space_to_others() {
+    let tar = [tar_member(EntryType::Regular, "a", 10 << 20, &vec![b'a'; 10 << 20]), END.to_vec()].concat();
+    let bomb = packed(tar);
+    assert!(bomb.len() < 1 << 20, "{} bytes are no bomb", bomb.len());
+    for way in [Way::File, Way::GzipStdin] {
+        let house = House::new();
+        let Some(_disk) = Small::mount(&house.store(), 16 << 20) else { return };
+        let ran = house.import(way, &bomb, &["--limit", "free-space-percent=50"]).fails(1);
+        assert!(ran.stderr.contains("--limit free-space-percent=100"), "{}", ran.stderr);
+        house.is_clean("a bomb on a small disk");
+        house.import(way, &bomb, &[]).ok();
+    }
 }

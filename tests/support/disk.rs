@@ -108,17 +108,26 @@ impl Kind {
     }
 }
 
-/// Small filesystems, to be full soon. Nothing is kept for root, and inodes are few.
+/// Small filesystems, to be full soon. Nothing is kept for root. ext4 as small as this has blocks of 1 KiB, so that of a page that
+/// is mapped a part can be missing.
 pub const FULL: [Kind; 3] = [
     Kind {
         name: "ext4",
         make: &["mkfs.ext4", "-q", "-F", "-m", "0", "-N", "4096"],
         options: "defaults",
-        mib: 12,
+        mib: 32,
     },
     Kind { name: "xfs", make: &["mkfs.xfs", "-q", "-f"], options: "defaults", mib: 320 },
-    Kind { name: "btrfs", make: &["mkfs.btrfs", "-q", "-f", "--mixed"], options: "defaults", mib: 24 },
+    Kind { name: "btrfs", make: &["mkfs.btrfs", "-q", "-f", "--mixed"], options: "defaults", mib: 48 },
 ];
+
+/// One whose inodes are few.
+pub const FEW_INODES: Kind = Kind {
+    name: "ext4",
+    make: &["mkfs.ext4", "-q", "-F", "-m", "0", "-N", "512"],
+    options: "defaults",
+    mib: 32,
+};
 
 /// Makes a filesystem in a file.
 pub fn filesystem(kind: &Kind, image: &Path) {

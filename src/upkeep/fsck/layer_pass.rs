@@ -125,7 +125,8 @@ fn extract(
         extension_bytes: 64 << 20,
         ..Limits::default()
     };
-    let options = ApplyOptions { limits, form: into.form, ownership: into.ownership };
+    let (form, ownership) = (into.form, into.ownership);
+    let options = ApplyOptions { limits, form, ownership, ..ApplyOptions::default() };
     Ok(apply(stream, fs, &options, cancel, &mut |_| {})?.0)
 }
 
