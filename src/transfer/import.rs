@@ -16,8 +16,8 @@ use crate::io::codec::Codec;
 use crate::io::durable;
 use crate::layer::{ApplyOptions, Confinement, ConfinementReport, Ownership};
 use crate::limits::Limits;
-use crate::metadata::{self, ImageCommit, ManifestRow, NewImage, Resource};
-use crate::oci::{ChainId, Descriptor, DiffId, Digest, media_type};
+use crate::metadata::{self, DocumentReferences, ImageCommit, ManifestRow, NewImage, Resource};
+use crate::oci::{ChainId, Descriptor, DiffId, Digest, media_type, parse_document};
 use crate::parallel::{Budget, Cancel, Pool, failpoint};
 use crate::progress::{Event, Outcome, Progress};
 use crate::snapshot::Committed as LayerCommitted;
@@ -70,7 +70,8 @@ pub fn import(
     let (shown, id) = (trace::display(&name), trace::display(trace_id));
     let span = trace::verb!("import", trace_id = id, archive = shown, threads = threads, size_bytes, images);
     let report = trace::within(span, |span| {
-        let report = run(span)?;
+        // What a cancellation cuts off looks like a short archive to whoever reads it, and may be heard first.
+        let report = run(span).map_err(|error| cancel.check().err().unwrap_or(error))?;
         span.record("images", report.images.len());
         Ok(report)
     });
@@ -360,6 +361,7 @@ impl<'a> Import<'a> {
         let durable = if self.context.options.sync { self.touched() } else { Vec::new() };
         let commit = ImageCommit {
             images,
+            references: references(plan),
             durable,
             no_retag: self.context.options.no_retag,
             sync: self.context.options.sync,
@@ -418,6 +420,20 @@ fn planning(make: impl FnOnce() -> Result<Plan>) -> Result<Plan> {
         span.record("images", plan.images.len()).record("layers", plan.layers.len());
         Ok(plan)
     })
+}
+
+/// What every document of the archive names, so that no collection has to look into them.
+fn references(plan: &Plan) -> Vec<DocumentReferences> {
+    let documents = plan.images.iter().flat_map(|planned| &planned.image.documents);
+    let indexes = documents.map(|(digest, bytes, _)| (*digest, bytes.as_slice()));
+    let manifests = plan.images.iter().flat_map(|planned| &planned.manifests);
+    let manifests = manifests.filter_map(|manifest| {
+        let (descriptor, bytes) = manifest.found.manifest.as_ref()?;
+        Some((descriptor.digest, bytes.as_slice()))
+    });
+    let mut seen = HashSet::new();
+    let once = indexes.chain(manifests).filter(|(digest, _)| seen.insert(*digest));
+    once.map(|(digest, bytes)| DocumentReferences::of(digest, parse_document(bytes).ok().as_ref())).collect()
 }
 
 fn check_passed(passed: &PassedLayer, found: &FoundLayer) -> Result<()> {
