@@ -8,13 +8,13 @@ mod meter;
 
 use crate::archive::Input;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::metadata::ImageRow;
+use crate::metadata::{ImageRow, Labelled, Labels, Resource, Tombstone};
 use crate::metrics::Metrics;
-use crate::oci::Reference;
+use crate::oci::{Digest, Reference};
 use crate::parallel::{Budget, Cancel, Pool};
 use crate::progress::{Progress, Silent};
 use crate::snapshot::Snapshotter;
-use crate::store::{Removal, RemovalOptions, SnapshotterKind, Store, StoreOptions};
+use crate::store::{LeaseState, Removal, RemovalOptions, SnapshotterKind, Store, StoreOptions};
 use crate::transfer::bundle::{BundleOptions, BundleReport};
 use crate::transfer::catalogue::{self, HistoryLine, Inspection, TreeEntry};
 use crate::transfer::history::{self, StatsReport};
@@ -25,12 +25,14 @@ use crate::transfer::{
     self, Claims, ExportFormat, ExportReport, ImportOptions, ImportPlan, ImportReport, Resources,
 };
 use crate::upkeep::{
-    self, DoctorReport, DuReport, FsckMeans, FsckOptions, FsckReport, GcOptions, GcReport, Rebuilt,
+    self, DoctorReport, DuReport, FsckMeans, FsckOptions, FsckReport, GcItem, GcOptions, GcReport, Rebuilt,
+    RestoreReport, WhyReport,
 };
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How an engine works.
 #[derive(Clone, Debug)]
@@ -60,13 +62,29 @@ impl Default for EngineOptions {
     }
 }
 
+/// How images are removed.
+#[derive(Clone, Debug, Default)]
+pub struct RemoveOptions {
+    /// How long they can be restored; without it, until the next collection.
+    pub grace: Duration,
+    /// Only tell what would go.
+    pub dry_run: bool,
+    /// A digest means all names of its image. Without it one that several names have is refused.
+    pub all_names: bool,
+    /// What to do about the last name of an image that is mounted or otherwise in use. Deferred, the name goes at once, and
+    /// what is mounted with the first collection after it was unmounted.
+    pub busy: RemovalOptions,
+}
+
 /// What was removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoveReport {
     /// The names, or the targets of unnamed images.
     pub removed: Vec<String>,
-    /// How many bytes the next collection frees.
+    /// How many bytes the next collection frees, once the grace is over.
     pub freed_by_gc_bytes: u64,
+    /// Each thing that it removes; only of a dry run.
+    pub items: Vec<GcItem>,
 }
 
 /// An open store, and everything that can be done with it.
@@ -195,27 +213,146 @@ impl Engine {
         self.counted("tag", |_| catalogue::tag(&self.inner.store, name, new))
     }
 
-    /// Removes names; the bytes go with the next [`Engine::gc`].
+    /// Removes names; the bytes go with the next [`Engine::gc`], and until then [`Engine::restore`] brings them back.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`] for the last name of an image that is mounted or otherwise in use, with the processes that hold
-    /// it; see [`Engine::check_unused`] for other ways to deal with that.
+    /// As [`Engine::remove_with`].
     pub fn remove(&self, names: &[String]) -> Result<RemoveReport> {
-        self.remove_with(names, &RemovalOptions::default())
+        self.remove_with(names, &RemoveOptions::default())
     }
 
-    /// As [`Engine::remove`]; what is in use is dealt with as `options` say. Deferred, the names go at once, and what is
-    /// mounted with the first collection after it was unmounted.
-    pub fn remove_with(&self, names: &[String], options: &RemovalOptions) -> Result<RemoveReport> {
+    /// As [`Engine::remove`], with a grace, or only telling what would go.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if one is not there, [`ErrorKind::InvalidArgument`] for a digest that several names have,
+    /// [`ErrorKind::FailedPrecondition`] for a pinned image, [`ErrorKind::Busy`] for the last name of one that is in use,
+    /// with the processes that hold it; then none goes.
+    pub fn remove_with(&self, names: &[String], options: &RemoveOptions) -> Result<RemoveReport> {
+        if options.dry_run {
+            return self.remove_or_tell(names, options);
+        }
         self.counted("rm", |_| {
             self.inner.store.make_room()?;
-            self.check_unused(names, options)?;
-            let removed = catalogue::remove(&self.inner.store, names)?;
-            Ok(RemoveReport { removed, freed_by_gc_bytes: upkeep::would_free(&self.inner.store, &[])? })
+            self.remove_or_tell(names, options)
         })
     }
 
-    /// Removes what nothing refers to. [`ErrorKind::Busy`] while imports run, unless asked to wait.
+    fn remove_or_tell(&self, names: &[String], options: &RemoveOptions) -> Result<RemoveReport> {
+        let store = &self.inner.store;
+        let images = catalogue::to_remove(store, names, options.all_names)?;
+        let removed: Vec<String> = images.iter().map(ImageRow::label_key).collect();
+        let without: Vec<&str> = removed.iter().map(String::as_str).collect();
+        if options.dry_run {
+            let would = upkeep::would_remove(store, &without)?;
+            return Ok(RemoveReport { removed, freed_by_gc_bytes: would.bytes_freed, items: would.items });
+        }
+        self.check_unused(&removed, &options.busy)?;
+        let freed_by_gc_bytes = upkeep::would_free(store, &without)?;
+        let grace_ms = u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX);
+        catalogue::remove(store, &images, grace_ms)?;
+        Ok(RemoveReport { removed, freed_by_gc_bytes, items: Vec::new() })
+    }
+
+    /// Makes removed images visible again, as long as their grace lasts and no collection has come.
+    pub fn restore(&self, names: &[String]) -> Result<RestoreReport> {
+        self.counted("restore", |_| upkeep::restore(&self.inner.store, names))
+    }
+
+    /// The removed images that can still be restored, the last removed first.
+    pub fn removed_images(&self) -> Result<Vec<Tombstone>> {
+        self.inner.store.metadata().tombstones()
+    }
+
+    /// Pins an image, so that neither a policy nor [`Engine::remove`] removes it; or no longer.
+    pub fn pin(&self, name: &str, pinned: bool) -> Result<ImageRow> {
+        let pin = || -> Result<ImageRow> {
+            let image = self.image(name)?;
+            upkeep::why::pin(&self.inner.store, &image, pinned)?;
+            Ok(image)
+        };
+        pin().doing(|| format!("cannot pin {name}"))
+    }
+
+    /// Which images are pinned: names, or targets of unnamed ones.
+    pub fn pinned(&self) -> Result<HashSet<String>> {
+        upkeep::why::pinned_images(&self.inner.store)
+    }
+
+    /// Changes labels of an image, or of a blob by its whole digest: a value of `None` takes one away. No changes only
+    /// look. Gives what is then there.
+    pub fn label(&self, name: &str, changes: &[(String, Option<String>)]) -> Result<Labels> {
+        let store = &self.inner.store;
+        let label = || -> Result<Labels> {
+            if !changes.is_empty() {
+                store.check_writable()?;
+            }
+            let blob = name.parse::<Digest>().ok().filter(|digest| {
+                store.content().stat(digest).is_ok_and(|size| size.is_some()) && self.image(name).is_err()
+            });
+            let image = if blob.is_none() { Some(self.image(name)?.label_key()) } else { None };
+            let of = match (&blob, &image) {
+                (Some(digest), _) => Labelled::Blob(digest),
+                (None, key) => Labelled::Image(key.as_deref().unwrap_or_default()),
+            };
+            match changes {
+                [] => store.metadata().labels(of),
+                _ => store.metadata().labels_change(of, changes),
+            }
+        };
+        label().doing(|| format!("cannot label {name}"))
+    }
+
+    /// The leases, and what they hold.
+    pub fn leases(&self) -> Result<Vec<LeaseState>> {
+        self.inner.store.lease_states()
+    }
+
+    /// Makes a lease that holds what these images need, for `length` from now or until it is ended.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`] for a taken id, [`ErrorKind::NotFound`] if an image is not there, or no longer was when
+    /// the lease held what it needs.
+    pub fn lease_images(&self, id: &str, length: Option<Duration>, names: &[String]) -> Result<()> {
+        let hold = || -> Result<()> {
+            let images = self.each_once(names)?;
+            let store = &self.inner.store;
+            store.lease_create(id, length.map(upkeep::ends_ms), &Labels::new())?;
+            let blobs = images.iter().map(|image| Resource::Blob(image.target.digest));
+            let chains = images.iter().flat_map(|image| &image.manifests).filter_map(|found| found.chain_id);
+            let held = blobs.chain(chains.map(|chain| Resource::Snapshot(chain.to_string())));
+            store.lease_add(id, &held.collect::<Vec<_>>())?;
+            // Held first, looked at second.
+            let there = store.metadata().images()?;
+            if images.iter().all(|image| there.iter().any(|other| other.target.digest == image.target.digest))
+            {
+                return Ok(());
+            }
+            store.lease_end(id)?;
+            Err(Error::new(ErrorKind::NotFound, "an image was removed meanwhile"))
+        };
+        hold().doing(|| format!("cannot make lease {id}"))
+    }
+
+    /// Lets a lease end after `length` from now, or only when it is ended.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] once it has gone, [`ErrorKind::FailedPrecondition`] for one that ends with a process.
+    pub fn lease_renew(&self, id: &str, length: Option<Duration>) -> Result<()> {
+        self.inner.store.lease_renew(id, length.map(upkeep::ends_ms))
+    }
+
+    /// Ends a lease. [`ErrorKind::FailedPrecondition`] while the process that it belongs to lives.
+    pub fn lease_end(&self, id: &str) -> Result<()> {
+        self.inner.store.lease_end(id)
+    }
+
+    /// Why a blob, a tree or a snapshot is here.
+    pub fn why(&self, digest: &str) -> Result<WhyReport> {
+        upkeep::why(&self.inner.store, digest)
+    }
+
+    /// Removes what nothing refers to, and before that what a policy does not keep, while imports run.
+    /// [`ErrorKind::Busy`] while another collection does, unless asked to wait.
     pub fn gc(&self, options: &GcOptions) -> Result<GcReport> {
         if options.dry_run {
             return upkeep::gc(&self.inner.store, options);
@@ -385,12 +522,23 @@ impl Engine {
         cancel: &Cancel,
     ) -> Result<ExportReport> {
         self.counted("export", |_| {
-            if names.is_empty() {
-                return Err(Error::new(ErrorKind::InvalidArgument, "no image was named"));
-            }
-            let named = |name: &String| self.image(name).doing(|| format!("cannot export {name}"));
-            let images = names.iter().map(named).collect::<Result<Vec<_>>>()?;
+            let images = self.each_once(names).doing(|| format!("cannot export {}", names.join(", ")))?;
             transfer::export(&self.inner.store, &images, format, out, cancel)
         })
+    }
+
+    /// The images that names mean; what is named twice, once.
+    fn each_once(&self, names: &[String]) -> Result<Vec<ImageRow>> {
+        if names.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidArgument, "no image was named"));
+        }
+        let mut images: Vec<ImageRow> = Vec::with_capacity(names.len());
+        for name in names {
+            let image = self.image(name)?;
+            if images.iter().all(|known| known.id != image.id) {
+                images.push(image);
+            }
+        }
+        Ok(images)
     }
 }

@@ -4,8 +4,7 @@
 //! and filesystems that cannot hold a store, and gathers the rooms below: content and metadata. The store is also an OCI
 //! image layout; `index.json` is a view of the metadata that [`Store::refresh_index`] brings up to date.
 //!
-//! Two locks order the processes: `gc.lock` is held shared by everyone who adds (through a [`Lease`]) and exclusively
-//! by the collection; `index.lock` is held while the view is written.
+//! Locks order the processes; `docs/ARCHITECTURE.md` lists them, in their order, and says what each race ends in.
 
 mod filesystem;
 mod format;
@@ -21,7 +20,7 @@ pub use crate::tree::WhiteoutForm;
 pub use format::{FORMAT_VERSION, IdRange, SnapshotterKind, StoreFormat};
 pub use in_use::{InUse, Removal, RemovalOptions, WhenBusy};
 pub use index_file::IndexState;
-pub use lease::{Lease, PROCESS_LABEL};
+pub use lease::{Lease, LeaseState, PROCESS_LABEL};
 pub use lock::{GcLock, lock_alone};
 
 use self::reserve::Reserve;
@@ -206,13 +205,12 @@ impl Store {
         &self.metadata
     }
 
-    /// Takes a lease for the length of some work, waiting for a running collection to end. While anyone holds one, no
-    /// collection starts.
+    /// Takes a lease for the length of some work. What is on it no collection removes, not even one that runs already.
     pub fn lease(&self) -> Result<Lease<'_>> {
         self.lease_cancellable(&Cancel::new())
     }
 
-    /// As [`Store::lease`]; the wait can be cancelled.
+    /// As [`Store::lease`]; waiting for whoever replaces the database can be cancelled.
     pub fn lease_cancellable(&self, cancel: &Cancel) -> Result<Lease<'_>> {
         self.check_writable()?;
         Lease::take(self, cancel).doing(|| "cannot take a lease")

@@ -106,6 +106,58 @@ fn every_command_prints_one_versioned_object() {
 }
 
 #[test]
+fn removals_are_held_back_and_undone_and_collections_go_by_policy() {
+    let dir = scratch();
+    let store = dir.path().join("store");
+    let ran = |words: &[&str]| transload(&store, words);
+    let json = |words: &[&str]| ran(&[&["--json"], words].concat()).ok().json();
+    let (name, other) = ("example.com/sample:1", "example.com/sample:2");
+    let archive = sample(dir.path());
+    ran(&["import", "-q", &archive]).ok();
+    ran(&["tag", name, other]).ok();
+    let target = json(&["inspect", name])["target"]["digest"].as_str().map(str::to_string);
+    let target = target.unwrap_or_else(|| {
+        let images = json(&["images"]);
+        images["images"][0]["target"].as_str().expect("a target").to_string()
+    });
+    // A digest with two names; a pin; a dry run; a lease.
+    let error = ran(&["rm", &target]).fails(2).stderr;
+    assert!(error.contains(name) && error.contains(other) && error.contains("--all-names"), "{error}");
+    ran(&["pin", name]).ok();
+    assert_eq!(json(&["pin"])["pinned"], serde_json::json!([name]));
+    ran(&["rm", name]).fails(1);
+    ran(&["rm", "--all-names", &target]).fails(1);
+    ran(&["unpin", name]).ok();
+    assert_eq!(json(&["rm", "--dry-run", name, other])["dry_run"], true);
+    ran(&["leases", "add", "held", name, "--for", "1h"]).ok();
+    ran(&["leases", "add", "held", name]).fails(1);
+    ran(&["rm", "--all-names", &target]).ok();
+    assert_eq!(json(&["gc"])["removed"]["blobs"], 0, "a lease holds it");
+    let why = json(&["du", "--why", &target]);
+    assert_eq!(why["held_by"][0]["kind"], "lease", "{why}");
+    ran(&["leases", "renew", "held"]).ok();
+    assert_eq!(json(&["leases"])["leases"][0]["expires"], Value::Null);
+    ran(&["leases", "end", "held"]).ok();
+    ran(&["leases", "end", "held"]).fails(4);
+    // Undone within its grace, and not after a collection without one.
+    ran(&["import", "-q", &archive]).ok();
+    ran(&["rm", "--grace", "1h", name]).ok();
+    assert_eq!(json(&["gc"])["removed"]["blobs"], 0, "its grace holds it");
+    ran(&["restore", name]).ok();
+    let export = dir.path().join("export.tar").display().to_string();
+    let once = json(&["export", name, "-o", &export])["blobs"].clone();
+    std::fs::remove_file(&export).expect("removes");
+    assert_eq!(json(&["export", name, name, "-o", &export])["blobs"], once);
+    ran(&["tag", name, other]).ok();
+    assert_eq!(json(&["gc", "--keep-last", "1"])["images"], serde_json::json!([name]));
+    ran(&["gc", "--older-than", "30"]).fails(2);
+    ran(&["rm", other]).ok();
+    assert!(json(&["gc"])["freed_bytes"].as_u64().is_some_and(|bytes| bytes > 0));
+    ran(&["restore", other]).fails(4);
+    assert_eq!(json(&["import", "--gc", &archive])["gc"]["removed"]["blobs"], 0);
+}
+
+#[test]
 fn people_get_tables_and_trees_that_do_not_steer_their_terminal() {
     let dir = scratch();
     let store = dir.path().join("store");

@@ -4,6 +4,7 @@
 use super::audit::Audit;
 use super::size::{parse_duration, parse_size};
 use super::stats::Stats;
+use super::{collect, holds};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use transload::mount::IdMapping;
 use transload::{Error, ErrorKind, Limits, Platform, Reference};
 
 /// Commands that later releases bring: the words are kept free, and nothing is listed that does nothing.
-pub const RESERVED: [&str; 5] = ["pull", "push", "leases", "pin", "restore"];
+pub const RESERVED: [&str; 2] = ["pull", "push"];
 
 /// Import container images from archives: every byte verified, every blob written once, every layer extracted once.
 #[derive(Debug, Parser)]
@@ -104,7 +105,8 @@ pub enum Command {
     Inspect(Inspect),
     History(Named),
     Tag(Tag),
-    Rm(Rm),
+    Rm(collect::Rm),
+    Restore(collect::Restore),
     Mount(Mount),
     Umount(Umount),
     Prewarm(Prewarm),
@@ -112,7 +114,11 @@ pub enum Command {
     Bundle(Bundle),
     Export(Export),
     Du(Du),
-    Gc(Gc),
+    Gc(collect::Gc),
+    Pin(holds::Pin),
+    Unpin(holds::Unpin),
+    Label(holds::Label),
+    Leases(holds::Leases),
     Fsck(super::fsck::Fsck),
     Doctor(super::doctor::Doctor),
     Audit(Audit),
@@ -165,6 +171,9 @@ pub struct Import {
     /// Prove that each blob was written once and each layer extracted once
     #[arg(long)]
     pub audit: bool,
+    /// Afterwards remove what nothing needs, as gc does
+    #[arg(long, conflicts_with = "dry_run")]
+    pub gc: bool,
     /// Without privilege: leave out owners that cannot be set
     #[arg(long)]
     pub ignore_chown: bool,
@@ -295,25 +304,6 @@ pub struct Tag {
     /// The new name
     #[arg(value_parser = parse_reference)]
     pub new: Reference,
-}
-
-/// Remove names; the next gc frees what nothing else uses
-#[derive(Debug, Args)]
-#[command(
-    visible_alias = "rmi",
-    after_help = "\
-Examples:
-  transload rm alpine:3.19
-  transload rm alpine busybox && transload gc
-  transload rm --wait=5m alpine             until nothing of it is mounted any more
-  transload rm --defer alpine               now; what is mounted goes with the gc after its umount"
-)]
-pub struct Rm {
-    /// Names of images
-    #[arg(required = true, value_name = "NAME")]
-    pub names: Vec<String>,
-    #[command(flatten)]
-    pub busy: Busy,
 }
 
 /// What to do about something in use, other than refuse.
@@ -459,16 +449,15 @@ pub enum FormatChoice {
 
 /// Show what the store takes on disk
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  transload du\n  transload --json du | jq .reclaimable_bytes")]
-pub struct Du {}
-
-/// Remove what no image, lease or mount needs
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  transload gc\n  transload gc --dry-run")]
-pub struct Gc {
-    /// Say what would be removed and remove nothing
-    #[arg(long)]
-    pub dry_run: bool,
+#[command(after_help = "\
+Examples:
+  transload du
+  transload --json du | jq .reclaimable_bytes
+  transload du --why sha256:3f2a          which images, leases and labels need it")]
+pub struct Du {
+    /// Tell why a blob, an extracted layer or a snapshot is here: its digest, or the beginning of it
+    #[arg(long, value_name = "DIGEST")]
+    pub why: Option<String>,
 }
 
 /// Print a completion script for a shell

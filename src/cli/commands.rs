@@ -12,7 +12,7 @@ use super::output::{self, Style, human, json};
 use super::size::rfc3339;
 use super::store::{Surroundings, directory};
 use super::stream::Stream;
-use super::{Failure, audit, exit, files, mounts, prewarm, privilege, signals, stats, views};
+use super::{Failure, audit, collect, exit, files, holds, mounts, prewarm, privilege, signals, stats, views};
 use clap::CommandFactory;
 use rustix::fs::{FileType, SeekFrom, fstat, seek};
 use serde::Serialize;
@@ -35,6 +35,7 @@ use transload::{
     Result, ResultExt, TraceId,
 };
 
+/// An exit code, or why there is none.
 pub type Done = std::result::Result<u8, Failure>;
 
 /// What every command needs.
@@ -64,15 +65,21 @@ fn dispatch(context: &Context, command: Command) -> Done {
         Command::Inspect(args) => inspect(context, &args),
         Command::History(args) => history(context, &args),
         Command::Tag(args) => tag(context, &args),
-        Command::Rm(args) => rm(context, &args),
+        Command::Rm(args) => collect::rm(context, &args),
         Command::Mount(args) => mounts::mount(context, args),
         Command::Umount(args) => mounts::umount(context, &args),
         Command::Prewarm(args) => prewarm::prewarm(context, &args),
         Command::Unpack(args) => unpack(context, &args),
         Command::Bundle(args) => bundle(context, args),
         Command::Export(args) => export(context, &args),
+        Command::Du(args::Du { why: Some(digest) }) => holds::why(context, &digest),
         Command::Du(_) => du(context),
-        Command::Gc(args) => gc(context, &args),
+        Command::Gc(args) => collect::gc(context, &args),
+        Command::Restore(args) => collect::restore(context, &args),
+        Command::Pin(args) => holds::pin(context, &args),
+        Command::Unpin(args) => holds::unpin(context, &args),
+        Command::Label(args) => holds::label(context, &args),
+        Command::Leases(args) => holds::leases(context, &args),
         Command::Fsck(args) => super::fsck::run(context, &args),
         Command::Doctor(_) => super::doctor::run(context),
         Command::Stats(args) => stats(context, &args),
@@ -176,6 +183,13 @@ fn import_all(context: &Context, args: &args::Import, cancel: &Cancel, insight: 
         let findings = report.audit.iter().flat_map(|audit| &audit.findings);
         failed_step = failed_step.into_iter().chain(findings.map(|finding| finding.step)).min();
         show_import(context, &report, &mut joined)?;
+    }
+    if args.gc {
+        let view = collect::gc_after_import(context, &engine, cancel)?;
+        match &mut joined {
+            Some(report) => report["gc"] = serde_json::to_value(&view).map_err(io::Error::other)?,
+            None => output::print(&collect::gc_text(&view, false))?,
+        }
     }
     if let Some(report) = joined {
         json::print(&report)?;
@@ -443,44 +457,6 @@ fn tag(context: &Context, args: &args::Tag) -> Done {
     let image = context.open(false)?.tag(&args.name, &args.new)?;
     let view = views::Tag { name: args.new.to_string(), target: image.target.digest.to_string() };
     context.show(&view, |view| format!("{} is {}\n", view.name, view.target))
-}
-
-fn rm(context: &Context, args: &args::Rm) -> Done {
-    let options = mounts::removal_options(context, &args.busy)?;
-    let report = context.open(false)?.remove_with(&args.names, &options)?;
-    let view = views::Rm { removed: report.removed, freed_by_gc_bytes: report.freed_by_gc_bytes };
-    context.show(&view, human::rm)
-}
-
-fn gc(context: &Context, args: &args::Gc) -> Done {
-    let started = std::time::Instant::now();
-    let engine = context.open(false)?;
-    if !args.dry_run {
-        context.log.collection(&engine, "gc_started");
-    }
-    let report = engine.gc(&GcOptions { dry_run: args.dry_run, ..GcOptions::default() })?;
-    if !args.dry_run {
-        context.log.collection(&engine, "gc_finished");
-    }
-    let view = views::Gc {
-        dry_run: args.dry_run,
-        removed: views::GcCounts {
-            blobs: report.blobs_removed,
-            trees: report.trees_removed,
-            snapshots: report.snapshots_removed,
-            ingests: report.ingests_removed,
-        },
-        freed_bytes: report.bytes_freed,
-        elapsed_ms: started.elapsed().as_millis() as u64,
-    };
-    let failures: Vec<String> = report
-        .failed
-        .iter()
-        .map(|failed| format!("cannot remove {}: {}", failed.what, failed.error))
-        .collect();
-    context.notices(&failures);
-    let shown = context.show(&view, human::gc)?;
-    Ok(if failures.is_empty() { shown } else { exit::code(ErrorKind::Io) })
 }
 
 fn du(context: &Context) -> Done {

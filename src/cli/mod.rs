@@ -5,6 +5,7 @@
 
 mod args;
 mod audit;
+mod collect;
 mod commands;
 mod doctor;
 mod exit;
@@ -12,6 +13,7 @@ mod exit;
 mod faults;
 mod files;
 mod fsck;
+mod holds;
 mod inside;
 mod insight;
 mod log;

@@ -46,11 +46,21 @@ pub fn format_size(bytes: u64) -> String {
     if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
 }
 
-/// Reads `30` (seconds), `500ms`, `30s`, `5m`, `2h` or `7d`.
+/// Reads `30d`, `12h` or `2w`, as [`parse_duration`], and no number without a unit: what goes by age may not mean seconds by
+/// mistake.
+pub fn parse_age(text: &str) -> Result<Duration, Error> {
+    match text.ends_with(|last: char| last.is_ascii_digit()) {
+        false => parse_duration(text),
+        true => Err(Error::new(ErrorKind::InvalidArgument, format!("{text:?} has no unit"))
+            .with_hint("write a number with a unit, such as 30s, 5m, 2h, 7d or 2w")),
+    }
+}
+
+/// Reads `30` (seconds), `500ms`, `30s`, `5m`, `2h`, `7d` or `2w`.
 pub fn parse_duration(text: &str) -> Result<Duration, Error> {
     let invalid = || {
         Error::new(ErrorKind::InvalidArgument, format!("{text:?} is not a duration"))
-            .with_hint("write a number with a unit, such as 30s, 5m, 2h or 7d")
+            .with_hint("write a number with a unit, such as 30s, 5m, 2h, 7d or 2w")
     };
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let millis = match &text[digits..] {
@@ -59,6 +69,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, Error> {
         "m" => 60_000,
         "h" => 3_600_000,
         "d" => 86_400_000,
+        "w" => 604_800_000,
         _ => return Err(invalid()),
     };
     let number: u64 = text[..digits].parse().map_err(|_| invalid())?;
@@ -115,6 +126,19 @@ fn civil(days: i64) -> (i64, i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        let seconds = |text: &str| parse_duration(text).ok().map(|time| time.as_secs());
+        let table =
+            [("90s", 90), ("45m", 2700), ("12h", 43_200), ("30d", 2_592_000), ("2w", 1_209_600), ("0s", 0)];
+        for (text, expected) in table {
+            assert_eq!(seconds(text), Some(expected), "{text}");
+        }
+        for bad in ["", "5", "d", "-1d", "1.5h", "1y", "99999999999999999999d", "99999999999999999d"] {
+            assert_eq!(seconds(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn sizes_are_read_as_people_write_them() {

@@ -78,28 +78,6 @@ pub struct Tag {
 }
 
 #[derive(Serialize)]
-pub struct Rm {
-    pub removed: Vec<String>,
-    pub freed_by_gc_bytes: u64,
-}
-
-#[derive(Serialize)]
-pub struct Gc {
-    pub dry_run: bool,
-    pub removed: GcCounts,
-    pub freed_bytes: u64,
-    pub elapsed_ms: u64,
-}
-
-#[derive(Serialize)]
-pub struct GcCounts {
-    pub blobs: u64,
-    pub trees: u64,
-    pub snapshots: u64,
-    pub ingests: u64,
-}
-
-#[derive(Serialize)]
 pub struct Du {
     pub blobs: DuPart,
     pub trees: DuPart,

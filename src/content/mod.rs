@@ -118,6 +118,11 @@ impl ContentStore {
         ingest.commit(self, Some(bytes.len() as u64), Some(&digest), sync)
     }
 
+    /// The directory that a blob lies in, and its name there; whether it is there or not.
+    pub(crate) fn place(&self, digest: &Digest) -> (BorrowedFd<'_>, String) {
+        (self.dir(digest.algorithm()), digest.hex())
+    }
+
     /// Removes a blob; one that is not there is fine. The caller holds what must be held (see `upkeep/gc`).
     pub fn remove(&self, digest: &Digest) -> Result<()> {
         match fs::unlinkat(self.dir(digest.algorithm()), digest.hex(), AtFlags::empty()) {

@@ -57,15 +57,7 @@ impl Metadata {
     /// Forgets blobs, and what they unpack to. Forgetting twice is fine.
     pub fn blob_remove(&self, digests: &[Digest]) -> Result<()> {
         self.write(Sync::Lazy, |transaction| {
-            for digest in digests.iter().map(Digest::to_string) {
-                transaction.prepare_cached("DELETE FROM blob WHERE digest = ?")?.execute([&digest])?;
-                transaction.prepare_cached("DELETE FROM layer WHERE digest = ?")?.execute([&digest])?;
-                transaction
-                    .prepare_cached("DELETE FROM label WHERE kind = 'blob' AND key = ?")?
-                    .execute([&digest])?;
-                references::forget(transaction, &digest)?;
-            }
-            Ok(())
+            digests.iter().try_for_each(|digest| remove(transaction, &digest.to_string()))
         })
     }
 
@@ -104,6 +96,13 @@ impl Metadata {
     pub fn mark_durable(&self, resources: &[Resource]) -> Result<()> {
         self.write(Sync::Lazy, |transaction| mark(transaction, resources, self.boot()))
     }
+}
+
+pub(super) fn remove(connection: &Connection, digest: &str) -> Result<()> {
+    connection.prepare_cached("DELETE FROM blob WHERE digest = ?")?.execute([digest])?;
+    connection.prepare_cached("DELETE FROM layer WHERE digest = ?")?.execute([digest])?;
+    connection.prepare_cached("DELETE FROM label WHERE kind = 'blob' AND key = ?")?.execute([digest])?;
+    references::forget(connection, digest)
 }
 
 pub(super) fn put(connection: &Connection, rows: &[BlobRow], boot: &str) -> Result<()> {

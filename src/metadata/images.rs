@@ -380,7 +380,7 @@ pub(super) fn one(
 }
 
 /// Two scans, put together here; a query for each image would cost ten times as much.
-fn all(connection: &rusqlite::Transaction<'_>) -> Result<Vec<ImageRow>> {
+pub(super) fn all(connection: &rusqlite::Transaction<'_>) -> Result<Vec<ImageRow>> {
     let mut images = Vec::new();
     let mut position = HashMap::new();
     let mut statement = connection.prepare_cached(&format!("{IMAGE} ORDER BY name, target"))?;

@@ -66,18 +66,33 @@ impl Metadata {
 
     /// The labels of all images or of all blobs, by name or digest, of those that have any with `word` in it.
     pub fn labels_with(&self, images: bool, word: &str) -> Result<BTreeMap<String, Labels>> {
-        let kind = if images { "image" } else { "blob" };
-        self.read(|transaction| {
-            let mut statement = transaction
-                .prepare_cached("SELECT key, labels FROM label WHERE kind = ? AND instr(labels, ?)")?;
-            let mut rows = statement.query([kind, word])?;
-            let mut found = BTreeMap::new();
-            while let Some(row) = rows.next()? {
-                found.insert(row.get(0)?, labels(row, 1)?);
-            }
-            Ok(found)
-        })
+        self.read(|transaction| with(transaction, if images { "image" } else { "blob" }, word))
     }
+}
+
+pub(super) fn with(connection: &Connection, kind: &str, word: &str) -> Result<BTreeMap<String, Labels>> {
+    let mut statement =
+        connection.prepare_cached("SELECT key, labels FROM label WHERE kind = ? AND instr(labels, ?)")?;
+    let mut rows = statement.query([kind, word])?;
+    let mut found = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        found.insert(row.get(0)?, labels(row, 1)?);
+    }
+    Ok(found)
+}
+
+/// Tells of labels that a snapshot or a lease gets, if a collection asks for any of them.
+pub(super) fn told(connection: &Connection, labels: &Labels) -> Result<()> {
+    match labels.keys().any(|name| name.starts_with(super::collection::GC_LABELS)) {
+        true => count_change(connection),
+        false => Ok(()),
+    }
+}
+
+/// Tells a collection that has looked that what it has seen is no longer so.
+pub(super) fn count_change(connection: &Connection) -> Result<()> {
+    connection.prepare_cached("UPDATE fact SET value = value + 1 WHERE key = 'labels'")?.execute([])?;
+    Ok(())
 }
 
 pub(super) fn get(connection: &Connection, kind: &str, key: &str) -> Result<Labels> {
@@ -86,7 +101,7 @@ pub(super) fn get(connection: &Connection, kind: &str, key: &str) -> Result<Labe
     rows.next()?.map_or_else(|| Ok(Labels::new()), |row| labels(row, 0))
 }
 
-/// No labels are no row. A collection that has looked is told by the count.
+/// No labels are no row.
 pub(super) fn put(connection: &Connection, kind: &str, key: &str, labels: &Labels) -> Result<()> {
     match labels.is_empty() {
         true => {
@@ -98,6 +113,5 @@ pub(super) fn put(connection: &Connection, kind: &str, key: &str, labels: &Label
             &to_json(labels)?,
         ])?,
     };
-    connection.prepare_cached("UPDATE fact SET value = value + 1 WHERE key = 'labels'")?.execute([])?;
-    Ok(())
+    count_change(connection)
 }

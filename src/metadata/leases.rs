@@ -6,6 +6,7 @@ use super::{Labels, Metadata};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{DiffId, Digest};
 use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::HashMap;
 
 /// Something that a lease can hold.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,7 +22,8 @@ pub enum Resource {
 }
 
 impl Resource {
-    fn kind(&self) -> &'static str {
+    /// `blob`, `tree`, `snapshot` or `ingest`.
+    pub fn kind(&self) -> &'static str {
         match self {
             Resource::Blob(_) => "blob",
             Resource::Tree(_) => "tree",
@@ -30,7 +32,8 @@ impl Resource {
         }
     }
 
-    pub(super) fn key(&self) -> String {
+    /// Its digest, key or name.
+    pub fn key(&self) -> String {
         match self {
             Resource::Blob(digest) => digest.to_string(),
             Resource::Tree(diff_id) => diff_id.to_string(),
@@ -65,8 +68,9 @@ pub struct LeaseRow {
 impl Metadata {
     /// Makes a lease; a taken id is [`ErrorKind::AlreadyExists`].
     pub fn lease_create(&self, id: &str, expires_ms: Option<u64>, labels: &Labels) -> Result<()> {
-        let labels = to_json(labels)?;
+        let (given, labels) = (labels, to_json(labels)?);
         self.write(Sync::Lazy, |transaction| {
+            super::labels::told(transaction, given)?;
             let made = transaction
                 .prepare_cached(
                     "INSERT OR IGNORE INTO lease (id, expires_ms, labels, created_ms) VALUES (?, ?, ?, ?)",
@@ -79,17 +83,19 @@ impl Metadata {
         })
     }
 
-    /// Puts resources on a lease. Adding twice is fine; an ended lease is [`ErrorKind::NotFound`].
+    /// Puts resources on a lease, with what they name. Adding twice is fine; an ended lease is [`ErrorKind::NotFound`]. A
+    /// collection that has looked already looks again.
     pub fn lease_add(&self, id: &str, resources: &[Resource]) -> Result<()> {
         self.write(Sync::Lazy, |transaction| {
-            exists(transaction, id)?;
-            let mut statement =
-                transaction.prepare_cached("INSERT OR IGNORE INTO lease_resource VALUES (?, ?, ?)")?;
-            for resource in resources {
-                statement.execute(params![id, resource.kind(), resource.key()])?;
-            }
-            Ok(())
+            super::labels::count_change(transaction)?;
+            add(transaction, id, resources)
         })
+    }
+
+    /// As [`Metadata::lease_add`], for running work, which names each thing that it needs: what a document names that nobody
+    /// has looked into is not held with it.
+    pub fn lease_hold(&self, id: &str, resources: &[Resource]) -> Result<()> {
+        self.write(Sync::Lazy, |transaction| add(transaction, id, resources))
     }
 
     /// Takes resources off a lease.
@@ -104,6 +110,15 @@ impl Metadata {
         })
     }
 
+    /// Ends a lease that still ends when it did as somebody looked: one that was renewed since goes on. Tells whether.
+    pub fn lease_end(&self, seen: &LeaseRow) -> Result<bool> {
+        self.write(Sync::Lazy, |transaction| {
+            let mut statement =
+                transaction.prepare_cached("DELETE FROM lease WHERE id = ? AND expires_ms IS ?")?;
+            Ok(statement.execute(params![seen.id, seen.expires_ms.map(int)])? > 0)
+        })
+    }
+
     /// Ends a lease. Ending twice is fine.
     pub fn lease_remove(&self, id: &str) -> Result<()> {
         self.write(Sync::Lazy, |transaction| {
@@ -114,21 +129,29 @@ impl Metadata {
 
     /// All leases, also those that have expired.
     pub fn leases(&self) -> Result<Vec<LeaseRow>> {
+        self.read(|transaction| all(transaction))
+    }
+
+    /// Lets a lease end later, or never. [`ErrorKind::NotFound`] once it is gone: what it held may be, too.
+    pub fn lease_renew(&self, id: &str, expires_ms: Option<u64>) -> Result<()> {
+        self.write(Sync::Lazy, |transaction| {
+            exists(transaction, id)?;
+            super::labels::count_change(transaction)?;
+            transaction
+                .prepare_cached("UPDATE lease SET expires_ms = ? WHERE id = ?")?
+                .execute(params![expires_ms.map(int), id])?;
+            Ok(())
+        })
+    }
+
+    /// The leases that hold something, whether they are still alive or not.
+    pub fn leases_holding(&self, resource: &Resource) -> Result<Vec<String>> {
         self.read(|transaction| {
-            let mut statement = transaction
-                .prepare_cached("SELECT id, expires_ms, labels, created_ms FROM lease ORDER BY id")?;
-            let mut rows = statement.query([])?;
-            let mut leases = Vec::new();
-            while let Some(row) = rows.next()? {
-                let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
-                leases.push(LeaseRow {
-                    id: row.get(0)?,
-                    expires_ms: row.get::<_, Option<i64>>(1)?.map(unsigned),
-                    labels: labels(row, 2)?,
-                    created_ms: unsigned(row.get(3)?),
-                });
-            }
-            Ok(leases)
+            let mut statement = transaction.prepare_cached(
+                "SELECT lease_id FROM lease_resource WHERE kind = ? AND key = ? ORDER BY 1",
+            )?;
+            let ids = statement.query_map([resource.kind(), &resource.key()], |row| row.get(0))?;
+            Ok(ids.collect::<rusqlite::Result<_>>()?)
         })
     }
 
@@ -146,6 +169,60 @@ impl Metadata {
             Ok(resources)
         })
     }
+}
+
+pub(super) fn all(connection: &Connection) -> Result<Vec<LeaseRow>> {
+    let mut statement =
+        connection.prepare_cached("SELECT id, expires_ms, labels, created_ms FROM lease ORDER BY id")?;
+    let mut rows = statement.query([])?;
+    let mut leases = Vec::new();
+    while let Some(row) = rows.next()? {
+        let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
+        leases.push(LeaseRow {
+            id: row.get(0)?,
+            expires_ms: row.get::<_, Option<i64>>(1)?.map(unsigned),
+            labels: labels(row, 2)?,
+            created_ms: unsigned(row.get(3)?),
+        });
+    }
+    Ok(leases)
+}
+
+/// What every lease holds.
+pub(super) fn held(connection: &Connection) -> Result<HashMap<String, Vec<Resource>>> {
+    let mut statement = connection.prepare_cached("SELECT lease_id, kind, key FROM lease_resource")?;
+    let mut rows = statement.query([])?;
+    let mut held: HashMap<String, Vec<Resource>> = HashMap::new();
+    while let Some(row) = rows.next()? {
+        let resource = Resource::from_columns(&row.get::<_, String>(1)?, row.get(2)?)?;
+        held.entry(row.get(0)?).or_default().push(resource);
+    }
+    Ok(held)
+}
+
+/// Whether any lease holds it.
+pub(super) fn is_held(connection: &Connection, kind: &str, key: &str) -> Result<bool> {
+    let mut statement =
+        connection.prepare_cached("SELECT 1 FROM lease_resource WHERE kind = ? AND key = ? LIMIT 1")?;
+    Ok(statement.exists([kind, key])?)
+}
+
+/// Whether any lease holds the blob and what it names: one without the label `containerd.io/gc.flat`.
+pub(super) fn is_held_with_what_it_names(connection: &Connection, digest: &str) -> Result<bool> {
+    let mut statement = connection.prepare_cached(
+        "SELECT 1 FROM lease_resource r JOIN lease l ON l.id = r.lease_id
+         WHERE r.kind = 'blob' AND r.key = ? AND NOT instr(l.labels, '\"containerd.io/gc.flat\"') LIMIT 1",
+    )?;
+    Ok(statement.exists([digest])?)
+}
+
+fn add(connection: &Connection, id: &str, resources: &[Resource]) -> Result<()> {
+    exists(connection, id)?;
+    let mut statement = connection.prepare_cached("INSERT OR IGNORE INTO lease_resource VALUES (?, ?, ?)")?;
+    for resource in resources {
+        statement.execute(params![id, resource.kind(), resource.key()])?;
+    }
+    Ok(())
 }
 
 fn exists(connection: &Connection, id: &str) -> Result<()> {

@@ -9,6 +9,7 @@
 //! not yet durable in an earlier boot is not trusted and reads as absent; recording it again repairs it.
 
 mod blobs;
+mod collection;
 mod columns;
 mod connection;
 mod images;
@@ -16,6 +17,7 @@ mod import_history;
 mod index_view;
 mod labels;
 mod leases;
+mod lookups;
 mod references;
 mod restore;
 mod schema;
@@ -24,6 +26,7 @@ mod tombstones;
 mod trees;
 
 pub use blobs::BlobRow;
+pub use collection::{DeadSnapshot, Facts, Mark};
 pub use connection::{Metadata, OpenMode};
 pub use images::{
     CommittedImage, ImageCommit, ImageOutcome, ImageRow, ImagesCommitted, ManifestRow, NewImage,

@@ -102,19 +102,21 @@ impl Metadata {
 
     /// The documents that name a blob.
     pub fn referrers(&self, digest: &Digest) -> Result<Vec<Digest>> {
-        self.read(|transaction| {
-            let mut statement = transaction.prepare_cached(
-                "SELECT f.digest FROM node t JOIN reference r ON r.to_id = t.id JOIN node f ON f.id = r.from_id
-                 WHERE t.digest = ? ORDER BY f.digest",
-            )?;
-            let mut rows = statement.query([digest.to_string()])?;
-            let mut referrers = Vec::new();
-            while let Some(row) = rows.next()? {
-                referrers.push(parsed(row, 0)?);
-            }
-            Ok(referrers)
-        })
+        self.read(|transaction| referrers(transaction, &digest.to_string()))
     }
+}
+
+pub(super) fn referrers(connection: &Connection, digest: &str) -> Result<Vec<Digest>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT f.digest FROM node t JOIN reference r ON r.to_id = t.id JOIN node f ON f.id = r.from_id
+         WHERE t.digest = ? ORDER BY f.digest",
+    )?;
+    let mut rows = statement.query([digest])?;
+    let mut referrers = Vec::new();
+    while let Some(row) = rows.next()? {
+        referrers.push(parsed(row, 0)?);
+    }
+    Ok(referrers)
 }
 
 pub(super) fn put(connection: &Connection, documents: &[DocumentReferences]) -> Result<()> {
@@ -205,4 +207,13 @@ pub(super) fn next_change(connection: &Connection) -> Result<i64> {
     let mut statement = connection
         .prepare_cached("UPDATE fact SET value = value + 1 WHERE key = 'changed' RETURNING value")?;
     Ok(statement.query_row([], |row| row.get(0))?)
+}
+/// The number of the last change of an image, and how often labels have changed.
+pub(super) fn changes(connection: &Connection) -> Result<(u64, u64)> {
+    let fact = |key: &str| -> Result<u64> {
+        let mut statement = connection.prepare_cached("SELECT value FROM fact WHERE key = ?")?;
+        let value: i64 = statement.query_row([key], |row| row.get(0))?;
+        Ok(u64::try_from(value).unwrap_or(0))
+    };
+    Ok((fact("changed")?, fact("labels")?))
 }

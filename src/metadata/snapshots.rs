@@ -100,6 +100,7 @@ impl Metadata {
             }
             let parent_id = parent_id(transaction, new.parent, boot)?;
             let untrusted = set_aside(transaction, new.key)?;
+            super::labels::told(transaction, new.labels)?;
             insert(transaction, new, parent_id, boot)?;
             if let Some(old) = untrusted {
                 replace(transaction, old, transaction.last_insert_rowid())?;
@@ -157,8 +158,9 @@ impl Metadata {
         labels: &Labels,
         parent: Option<Option<&str>>,
     ) -> Result<SnapshotRow> {
-        let labels = to_json(labels)?;
+        let (changed, labels) = (labels, to_json(labels)?);
         self.write(Sync::Full, |transaction| {
+            super::labels::told(transaction, changed)?;
             let boot = self.boot();
             let active = must_get(transaction, key, boot)?;
             must_be_active(&active)?;
@@ -193,20 +195,7 @@ impl Metadata {
     /// Forgets a snapshot and tells what it was; its directory is the caller's to remove afterwards.
     /// [`ErrorKind::FailedPrecondition`] while others stand on it.
     pub fn snapshot_remove(&self, key: &str) -> Result<SnapshotRow> {
-        self.write(Sync::Lazy, |transaction| {
-            // Also what is not trusted any more can be removed.
-            let snapshot = find(transaction, key)?.ok_or_else(|| missing(key))?;
-            let child: Option<String> = transaction
-                .prepare_cached("SELECT key FROM snapshot WHERE parent_id = ? LIMIT 1")?
-                .query_row([int(snapshot.id)], |row| row.get(0))
-                .optional()?;
-            if let Some(child) = child {
-                let message = format!("snapshot {key} is the parent of {child}");
-                return Err(Error::new(ErrorKind::FailedPrecondition, message));
-            }
-            transaction.prepare_cached("DELETE FROM snapshot WHERE id = ?")?.execute([int(snapshot.id)])?;
-            Ok(snapshot)
-        })
+        self.write(Sync::Lazy, |transaction| remove(transaction, key))
     }
 
     /// Marks a snapshot that is busy: it is to be removed once it no longer is. Marking twice keeps the first time.
@@ -236,9 +225,10 @@ impl Metadata {
 
     /// Replaces a snapshot's labels.
     pub fn snapshot_update_labels(&self, key: &str, labels: &Labels) -> Result<SnapshotRow> {
-        let labels = to_json(labels)?;
+        let (changed, labels) = (labels, to_json(labels)?);
         self.write(Sync::Lazy, |transaction| {
             must_get(transaction, key, self.boot())?;
+            super::labels::told(transaction, changed)?;
             transaction
                 .prepare_cached("UPDATE snapshot SET labels = ?, updated_ms = ? WHERE key = ?")?
                 .execute(params![labels, int(now_ms()), key])?;
@@ -264,17 +254,7 @@ impl Metadata {
 
     /// Every trusted snapshot, parents before children.
     pub fn snapshots(&self) -> Result<Vec<SnapshotRow>> {
-        let sql = format!("{SNAPSHOT} WHERE ?1 IS NULL AND {TRUSTED} ORDER BY s.id");
-        let rows = self.read(|transaction| {
-            let mut statement = transaction.prepare_cached(&sql)?;
-            let mut rows = statement.query(params![None::<String>, self.boot()])?;
-            let mut snapshots = Vec::new();
-            while let Some(row) = rows.next()? {
-                snapshots.push(snapshot(row)?);
-            }
-            Ok(snapshots)
-        })?;
-        Ok(parents_first(rows))
+        self.read(|transaction| all(transaction, self.boot()))
     }
 
     /// Every id that a row has, trusted or not: a directory of another number is nobody's.
@@ -289,6 +269,17 @@ impl Metadata {
             Ok(ids)
         })
     }
+}
+
+pub(super) fn all(connection: &Connection, boot: &str) -> Result<Vec<SnapshotRow>> {
+    let sql = format!("{SNAPSHOT} WHERE ?1 IS NULL AND {TRUSTED} ORDER BY s.id");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![None::<String>, boot])?;
+    let mut snapshots = Vec::new();
+    while let Some(row) = rows.next()? {
+        snapshots.push(snapshot(row)?);
+    }
+    Ok(parents_first(snapshots))
 }
 
 /// Ids mostly say it already; a rebase or a replacement can put a parent behind its child.
@@ -312,6 +303,28 @@ fn parents_first(rows: Vec<SnapshotRow>) -> Vec<SnapshotRow> {
         }
     }
     ordered
+}
+
+/// The row that has this key, trusted or not.
+pub(super) fn id_of(connection: &Connection, key: &str) -> Result<Option<u64>> {
+    let mut statement = connection.prepare_cached("SELECT id FROM snapshot WHERE key = ?")?;
+    let id: Option<i64> = statement.query_row([key], |row| row.get(0)).optional()?;
+    Ok(id.and_then(|id| u64::try_from(id).ok()))
+}
+
+/// Also what is not trusted any more can be removed.
+pub(super) fn remove(connection: &Connection, key: &str) -> Result<SnapshotRow> {
+    let snapshot = find(connection, key)?.ok_or_else(|| missing(key))?;
+    let child: Option<String> = connection
+        .prepare_cached("SELECT key FROM snapshot WHERE parent_id = ? LIMIT 1")?
+        .query_row([int(snapshot.id)], |row| row.get(0))
+        .optional()?;
+    if let Some(child) = child {
+        let message = format!("snapshot {key} is the parent of {child}");
+        return Err(Error::new(ErrorKind::FailedPrecondition, message));
+    }
+    connection.prepare_cached("DELETE FROM snapshot WHERE id = ?")?.execute([int(snapshot.id)])?;
+    Ok(snapshot)
 }
 
 fn exists(key: &str) -> Error {

@@ -92,6 +92,7 @@ fn bury(connection: &Connection, image: &ImageRow, grace_ms: u64) -> Result<Tomb
         ])?;
     let id = u64::try_from(connection.last_insert_rowid()).unwrap_or(0);
     images::remove(connection, image)?;
+    super::labels::count_change(connection)?;
     one(connection, id)?.ok_or_else(|| Error::new(ErrorKind::Internal, "a tombstone is not where it was put"))
 }
 

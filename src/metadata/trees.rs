@@ -94,15 +94,7 @@ impl Metadata {
 
     /// Every tree that is recorded, trusted or not.
     pub fn trees(&self) -> Result<Vec<TreeRow>> {
-        self.read(|transaction| {
-            let mut statement = transaction.prepare_cached(TREE)?;
-            let mut rows = statement.query([])?;
-            let mut trees = Vec::new();
-            while let Some(row) = rows.next()? {
-                trees.push(tree(row)?);
-            }
-            Ok(trees)
-        })
+        self.read(|transaction| all(transaction))
     }
 
     /// Forgets trees. Forgetting twice is fine.
@@ -112,6 +104,16 @@ impl Metadata {
             diff_ids.iter().try_for_each(|diff_id| Ok(statement.execute([diff_id.to_string()]).map(drop)?))
         })
     }
+}
+
+pub(super) fn all(connection: &Connection) -> Result<Vec<TreeRow>> {
+    let mut statement = connection.prepare_cached(TREE)?;
+    let mut rows = statement.query([])?;
+    let mut trees = Vec::new();
+    while let Some(row) = rows.next()? {
+        trees.push(tree(row)?);
+    }
+    Ok(trees)
 }
 
 pub(super) fn put_layers(connection: &Connection, rows: &[LayerRow]) -> Result<()> {

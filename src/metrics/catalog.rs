@@ -37,7 +37,7 @@ pub static OPERATIONS: Metric = metric(
             "operation",
             &[
                 "open", "import", "plan", "mount", "umount", "unpack", "bundle", "export", "tag", "rm",
-                "prewarm", "du", "stats", "gc", "fsck", "rebuild", "doctor",
+                "restore", "prewarm", "du", "stats", "gc", "fsck", "rebuild", "doctor",
             ],
         ),
         label("outcome", &["ok", "failed"]),

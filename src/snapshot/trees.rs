@@ -148,6 +148,11 @@ impl Trees {
         remove().doing(|| format!("cannot remove tree {diff_id}"))
     }
 
+    /// The layer whose tree has this directory; `None` for a name that is none of ours.
+    pub fn diff_id_of(directory: &str) -> Option<DiffId> {
+        parse_directory(directory)
+    }
+
     /// Shows every tree to `visit`. Trees that come or go meanwhile may or may not be shown.
     pub fn walk(&self, visit: &mut dyn FnMut(DiffId) -> Result<()>) -> Result<()> {
         for entry in Dir::read_from(&self.trees).doing(|| "cannot list trees")? {

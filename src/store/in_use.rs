@@ -41,7 +41,7 @@ pub enum Removal {
 
 /// What became of the removals that were deferred, by key.
 #[derive(Debug, Default)]
-pub struct Finished {
+pub(crate) struct Finished {
     /// Gone.
     pub removed: Vec<String>,
     /// Could not be removed for another reason than being in use.
@@ -204,7 +204,16 @@ impl Store {
     /// [`ErrorKind::Busy`] with the holders; [`ErrorKind::FailedPrecondition`] for the parent of another snapshot, which
     /// is not waited for; [`ErrorKind::NotFound`].
     pub fn remove_snapshot(&self, key: &str, options: &RemovalOptions) -> Result<Removal> {
-        let remove = || -> Result<Removal> {
+        self.remove_snapshot_by(key, options, &|key| self.snapshots.remove(key))
+    }
+
+    fn remove_snapshot_by(
+        &self,
+        key: &str,
+        options: &RemovalOptions,
+        remove: &dyn Fn(&str) -> Result<()>,
+    ) -> Result<Removal> {
+        let attempt = || -> Result<Removal> {
             self.check_writable()?;
             let row = self.snapshots.stat(key)?;
             let mut look = || {
@@ -212,16 +221,26 @@ impl Store {
                 Ok((!in_use.is_free()).then(|| in_use.busy()))
             };
             match until_free(options, &mut look)? {
-                true => self.drop_snapshot(&row, options),
+                true => drop_snapshot(&row, options, remove),
                 false => self.defer(&row),
             }
         };
-        remove().doing(|| format!("cannot remove snapshot {key}"))
+        attempt().doing(|| format!("cannot remove snapshot {key}"))
     }
 
     /// Takes down the mount of a snapshot at `target` and removes the snapshot. One that is in use is dealt with as
     /// `options` say; with [`WhenBusy::Defer`] the mount stays as it is until then.
     pub fn take_down(&self, row: &SnapshotRow, target: &Path, options: &RemovalOptions) -> Result<Removal> {
+        self.take_down_by(row, target, options, &|key| self.snapshots.remove(key))
+    }
+
+    fn take_down_by(
+        &self,
+        row: &SnapshotRow,
+        target: &Path,
+        options: &RemovalOptions,
+        remove: &dyn Fn(&str) -> Result<()>,
+    ) -> Result<Removal> {
         let mut look = || -> Result<Option<Error>> {
             let mut in_use = self.in_use(row)?;
             let there = in_use.here.iter().any(|place| place == target);
@@ -237,7 +256,7 @@ impl Store {
             false => self.defer(row),
             // Someone may have made a namespace with a copy of it since.
             true if !self.in_use(row)?.is_free() => self.defer(row),
-            true => self.drop_snapshot(row, options),
+            true => drop_snapshot(row, options, remove),
         }
     }
 
@@ -264,41 +283,55 @@ impl Store {
         }
     }
 
-    fn drop_snapshot(&self, row: &SnapshotRow, options: &RemovalOptions) -> Result<Removal> {
-        let started = Instant::now();
-        match self.snapshots.remove(&row.key) {
-            // A collection has seen that it is no longer mounted.
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            other => other?,
-        }
-        options.listener.snapshot(step(Step::Remove, row, started));
-        Ok(Removal::Done)
-    }
-
     fn defer(&self, row: &SnapshotRow) -> Result<Removal> {
         self.metadata.snapshot_defer_removal(&row.key)?;
         Ok(Removal::Deferred)
     }
 
-    /// Removes what was deferred and is no longer in use, taking down its mounts in this namespace first.
-    pub fn finish_deferred(&self) -> Result<Finished> {
+    /// Forgets what was deferred and is no longer in use, taking down its mounts in this namespace first, for a collection:
+    /// the directories, which no record has then, are the collection's to remove. Nobody mounts meanwhile, and nobody who
+    /// wants to waits longer than it takes to look at one of them.
+    pub(crate) fn finish_deferred(&self, cancel: &Cancel) -> Result<Finished> {
         let mut finished = Finished::default();
-        let options = RemovalOptions { when_busy: WhenBusy::Defer, ..RemovalOptions::default() };
+        let options = RemovalOptions {
+            when_busy: WhenBusy::Defer,
+            cancel: cancel.clone(),
+            ..RemovalOptions::default()
+        };
+        let forget = |key: &str| self.metadata.snapshot_remove(key).map(drop);
         for row in self.metadata.snapshots_deferred()? {
+            let _no_mounts = self.mount_lock_exclusive(cancel)?;
             let done = match mounted::target_of(&row)? {
-                Some(target) => self.take_down(&row, &target, &options),
-                None => self.remove_snapshot(&row.key, &options),
+                Some(target) => self.take_down_by(&row, &target, &options, &forget),
+                None => self.remove_snapshot_by(&row.key, &options, &forget),
             };
             match done {
                 Ok(Removal::Done) => finished.removed.push(row.key),
                 Ok(Removal::Deferred) => {}
-                // It has become a parent meanwhile, or is one still.
-                Err(error) if error.kind() == ErrorKind::FailedPrecondition => {}
+                // It has become a parent meanwhile, or is one still; or someone else has removed it.
+                Err(error) if matches!(error.kind(), ErrorKind::FailedPrecondition | ErrorKind::NotFound) => {
+                }
+                Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
                 Err(error) => finished.failed.push((row.key, error)),
             }
         }
         Ok(finished)
     }
+}
+
+fn drop_snapshot(
+    row: &SnapshotRow,
+    options: &RemovalOptions,
+    remove: &dyn Fn(&str) -> Result<()>,
+) -> Result<Removal> {
+    let started = Instant::now();
+    match remove(&row.key) {
+        // A collection has seen that it is no longer mounted.
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        other => other?,
+    }
+    options.listener.snapshot(step(Step::Remove, row, started));
+    Ok(Removal::Done)
 }
 
 fn cannot_unmount(target: &Path) -> String {

@@ -4,13 +4,14 @@
 //! dies, so a dead one's lease is recognised at once and needs no time-out.
 
 use super::{GcLock, Store, lock};
-use crate::error::{Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::durable;
-use crate::metadata::{LeaseRow, Resource};
+use crate::metadata::{Labels, LeaseRow, Resource};
 use crate::parallel::{Cancel, failpoint};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use std::time::UNIX_EPOCH;
 
 /// The label of leases that end with the process that took them; its value is the process id, for people.
 pub const PROCESS_LABEL: &str = "transload.process";
@@ -25,18 +26,18 @@ pub struct Lease<'a> {
     id: String,
     directory: OwnedFd,
     _alive: OwnedFd,
-    _no_gc: GcLock,
+    _at_work: GcLock,
 }
 
 impl<'a> Lease<'a> {
     pub(super) fn take(store: &'a Store, cancel: &Cancel) -> Result<Self> {
-        let no_gc = store.gc_lock_shared(cancel)?;
+        let at_work = store.gc_lock_shared(cancel)?;
         let directory = durable::open_dir(store.root(), DIRECTORY)?;
         failpoint::at("lease.create")?;
         let (id, alive) = locked_file(&directory)?;
         failpoint::at("lease.record")?;
         let labels = [(PROCESS_LABEL.to_string(), std::process::id().to_string())].into();
-        let lease = Lease { store, id, directory, _alive: alive, _no_gc: no_gc };
+        let lease = Lease { store, id, directory, _alive: alive, _at_work: at_work };
         store.metadata.lease_create(&lease.id, None, &labels)?;
         Ok(lease)
     }
@@ -50,7 +51,7 @@ impl<'a> Lease<'a> {
     pub fn add(&self, resources: &[Resource]) -> Result<()> {
         match resources {
             [] => Ok(()),
-            _ => self.store.metadata.lease_add(&self.id, resources),
+            _ => self.store.metadata.lease_hold(&self.id, resources),
         }
     }
 }
@@ -88,7 +89,90 @@ fn still_named(directory: &OwnedFd, name: &str, file: &OwnedFd) -> Result<bool> 
     }
 }
 
+/// A lease as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseState {
+    /// The row.
+    pub row: LeaseRow,
+    /// Whether it holds: it has not expired, and its process, if it has one, lives.
+    pub live: bool,
+    /// The process that it ends with.
+    pub process: Option<u32>,
+    /// What it holds.
+    pub resources: Vec<Resource>,
+}
+
 impl Store {
+    /// Makes a lease that ends when it is removed, or at `expires_ms` (in milliseconds since 1970) unless it is renewed;
+    /// the process does not matter. [`ErrorKind::AlreadyExists`] for a taken id.
+    pub fn lease_create(&self, id: &str, expires_ms: Option<u64>, labels: &Labels) -> Result<()> {
+        self.check_writable()?;
+        self.metadata.lease_create(id, expires_ms, labels)
+    }
+
+    /// Lets a lease end at another time. [`ErrorKind::NotFound`] once it has gone, and what it held may be gone too.
+    /// [`ErrorKind::FailedPrecondition`] for one that ends with a process.
+    pub fn lease_renew(&self, id: &str, expires_ms: Option<u64>) -> Result<()> {
+        let renew = || -> Result<()> {
+            self.check_writable()?;
+            let row = self.lease_row(id)?;
+            if row.labels.contains_key(PROCESS_LABEL) {
+                return Err(Error::new(ErrorKind::FailedPrecondition, "it ends with its process"));
+            }
+            self.metadata.lease_renew(id, expires_ms)
+        };
+        renew().doing(|| format!("cannot renew lease {id}"))
+    }
+
+    /// Puts things on a lease, with what they name. The lease goes on until it ends.
+    pub fn lease_add(&self, id: &str, resources: &[Resource]) -> Result<()> {
+        self.check_writable()?;
+        self.metadata.lease_add(id, resources)
+    }
+
+    /// Ends a lease. [`ErrorKind::NotFound`] without it, [`ErrorKind::FailedPrecondition`] for one whose process lives: that
+    /// counts on what it holds.
+    pub fn lease_end(&self, id: &str) -> Result<()> {
+        let end = || -> Result<()> {
+            self.check_writable()?;
+            let row = self.lease_row(id)?;
+            if let (Some(process), true) = (row.labels.get(PROCESS_LABEL), self.lease_is_live(&row, 0)?) {
+                let message = format!("process {process} holds it and is alive");
+                return Err(
+                    Error::new(ErrorKind::FailedPrecondition, message).with_hint("it ends with the process")
+                );
+            }
+            self.metadata.lease_remove(id)
+        };
+        end().doing(|| format!("cannot end lease {id}"))
+    }
+
+    fn lease_row(&self, id: &str) -> Result<LeaseRow> {
+        let found = self.metadata.leases()?.into_iter().find(|row| row.id == id);
+        found.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "there is no such lease")
+                .with_hint("'transload leases' lists them")
+        })
+    }
+
+    /// All leases, and what they hold.
+    pub fn lease_states(&self) -> Result<Vec<LeaseState>> {
+        let since = failpoint::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let mut states = Vec::new();
+        for row in self.metadata.leases()? {
+            let live = self.lease_is_live(&row, now_ms)?;
+            let process = row.labels.get(PROCESS_LABEL).and_then(|pid| pid.parse().ok());
+            let resources = match self.metadata.lease_resources(&row.id) {
+                // It ended since we looked.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            states.push(LeaseState { row, live, process, resources });
+        }
+        Ok(states)
+    }
+
     /// Whether a lease still holds: it has not expired, and the process that it belongs to, if any, lives.
     pub fn lease_is_live(&self, lease: &LeaseRow, now_ms: u64) -> Result<bool> {
         if lease.expires_ms.is_some_and(|expires| expires <= now_ms) {

@@ -7,60 +7,94 @@ use crate::parallel::Cancel;
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{self, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const GC_LOCK: &str = "gc.lock";
+const COLLECTION_LOCK: &str = "collection.lock";
+const MOUNT_LOCK: &str = "mount.lock";
+const SWEEP_LOCK: &str = "sweep.lock";
 const INDEX_LOCK: &str = "index.lock";
+
+const SHARED: FlockOperation = FlockOperation::NonBlockingLockShared;
+const EXCLUSIVE: FlockOperation = FlockOperation::NonBlockingLockExclusive;
 
 /// How often a wait looks again.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The collection's lock, shared by all who add, exclusive for the one who removes. Given back on drop.
+/// One of the locks that order collections, imports and mounts. Given back on drop.
 #[derive(Debug)]
 pub struct GcLock(#[allow(dead_code, reason = "held, not read")] OwnedFd);
 
 impl super::Store {
-    /// Keeps the collection out, together with others; waits for a running one.
-    pub fn gc_lock_shared(&self, cancel: &Cancel) -> Result<GcLock> {
-        let fd = open(self.root(), GC_LOCK)?;
-        loop {
-            if try_lock(&fd, FlockOperation::NonBlockingLockShared)? {
-                return Ok(GcLock(fd));
-            }
-            cancel.check()?;
-            std::thread::sleep(PAUSE);
+    /// Has one collection or check work at a time. [`ErrorKind::Busy`] while another does, unless asked to wait for it.
+    pub fn collection_lock(&self, wait: bool, cancel: &Cancel) -> Result<GcLock> {
+        let fd = open(self.root(), COLLECTION_LOCK)?;
+        match wait {
+            true => self.patiently(fd, EXCLUSIVE, cancel),
+            false => at_once(fd, "another gc or fsck is at work on the store"),
         }
     }
 
-    /// Keeps everyone out who would add. [`ErrorKind::Busy`] if anyone is at it, unless `wait` is given: then until
-    /// they are done or it is cancelled.
-    pub fn gc_lock_exclusive(&self, wait: Option<&Cancel>) -> Result<GcLock> {
-        let fd = open(self.root(), GC_LOCK)?;
-        loop {
-            if try_lock(&fd, FlockOperation::NonBlockingLockExclusive)? {
-                return Ok(GcLock(fd));
+    /// Shows, together with others, that someone is at work on the store, so that nobody replaces its database.
+    pub fn gc_lock_shared(&self, cancel: &Cancel) -> Result<GcLock> {
+        self.patiently(open(self.root(), GC_LOCK)?, SHARED, cancel)
+    }
+
+    /// Keeps everyone out who would work on the store. [`ErrorKind::Busy`] if anyone does.
+    pub fn gc_lock_exclusive(&self) -> Result<GcLock> {
+        at_once(open(self.root(), GC_LOCK)?, "someone is at work on the store")
+    }
+
+    /// Has a collection leave alone what is about to be mounted, together with others who mount; waits for a moment if it is
+    /// at its snapshots.
+    pub fn mount_lock_shared(&self, cancel: &Cancel) -> Result<GcLock> {
+        self.patiently(open(self.root(), MOUNT_LOCK)?, SHARED, cancel)
+    }
+
+    /// Waits until nobody is about to mount, and keeps it so.
+    pub(crate) fn mount_lock_exclusive(&self, cancel: &Cancel) -> Result<GcLock> {
+        self.patiently(open(self.root(), MOUNT_LOCK)?, EXCLUSIVE, cancel)
+    }
+
+    /// Between two steps of a collection: nothing is forgotten that is not yet removed. To publish without a claim.
+    /// `None` if a collection is stopped in the midst of a step for longer than `patience`.
+    pub(crate) fn sweep_lock_shared(&self, cancel: &Cancel, patience: Duration) -> Result<Option<GcLock>> {
+        let fd = open(self.root(), SWEEP_LOCK)?;
+        let started = Instant::now();
+        while !try_lock(&fd, SHARED)? {
+            cancel.check()?;
+            if started.elapsed() > patience {
+                return Ok(None);
             }
-            let Some(cancel) = wait else {
-                return Err(Error::new(
-                    ErrorKind::Busy,
-                    "an import or another collection is at work on the store",
-                )
-                .with_hint("try again when it is done"));
-            };
+            std::thread::sleep(PAUSE);
+        }
+        Ok(Some(GcLock(fd)))
+    }
+
+    /// One step of a collection: forgetting some things and removing them.
+    pub(crate) fn sweep_lock_exclusive(&self, cancel: &Cancel) -> Result<GcLock> {
+        self.patiently(open(self.root(), SWEEP_LOCK)?, EXCLUSIVE, cancel)
+    }
+
+    fn patiently(&self, fd: OwnedFd, operation: FlockOperation, cancel: &Cancel) -> Result<GcLock> {
+        while !try_lock(&fd, operation)? {
             cancel.check()?;
             std::thread::sleep(PAUSE);
         }
+        Ok(GcLock(fd))
+    }
+}
+
+fn at_once(fd: OwnedFd, busy: &'static str) -> Result<GcLock> {
+    match try_lock(&fd, EXCLUSIVE)? {
+        true => Ok(GcLock(fd)),
+        false => Err(Error::new(ErrorKind::Busy, busy).with_hint("try again when it is done")),
     }
 }
 
 /// As [`super::Store::gc_lock_exclusive`], for a store that cannot be opened.
 pub fn lock_alone(root: BorrowedFd<'_>) -> Result<GcLock> {
-    let fd = open(root, GC_LOCK)?;
-    match try_lock(&fd, FlockOperation::NonBlockingLockExclusive)? {
-        true => Ok(GcLock(fd)),
-        false => Err(Error::new(ErrorKind::Busy, "someone is at work on the store")
-            .with_hint("try again when it is done")),
-    }
+    at_once(open(root, GC_LOCK)?, "someone is at work on the store")
 }
 
 /// Held while `index.json` is written.

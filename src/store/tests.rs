@@ -1,6 +1,7 @@
 use super::*;
 use crate::metadata::{ImageCommit, NewImage, Resource};
 use crate::oci::{Descriptor, Digest, media_type};
+use crate::parallel::Cancel;
 use std::os::unix::fs::PermissionsExt;
 
 fn options() -> StoreOptions {
@@ -157,7 +158,7 @@ fn skopeo_finds_an_image_by_its_full_name() {
 }
 
 #[test]
-fn a_lease_holds_until_it_is_dropped_and_keeps_gc_out() {
+fn a_lease_holds_until_it_is_dropped() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = open(dir.path());
     let blob = Resource::Blob(Digest::of(b"x"));
@@ -166,13 +167,47 @@ fn a_lease_holds_until_it_is_dropped_and_keeps_gc_out() {
     let row = store.metadata().leases().expect("lists").pop().expect("is there");
     assert!(store.lease_is_live(&row, 0).expect("looks"));
     assert_eq!(store.metadata().lease_resources(lease.id()).expect("lists"), [blob]);
-    let busy = store.gc_lock_exclusive(None).err().map(|error| error.kind());
-    assert_eq!(busy, Some(ErrorKind::Busy));
     let second = store.lease().expect("many at once");
     drop((lease, second));
     assert!(store.metadata().leases().expect("lists").is_empty());
     assert_eq!(std::fs::read_dir(dir.path().join("leases")).expect("lists").count(), 0);
-    store.gc_lock_exclusive(None).expect("free again");
+}
+
+#[test]
+fn one_collection_works_at_a_time_and_leaves_mounts_in_the_making_alone() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = open(dir.path());
+    let kind = |result: Result<GcLock>| result.err().map(|error| error.kind());
+    let first = store.collection_lock(false, &Cancel::new()).expect("takes it");
+    assert_eq!(kind(store.collection_lock(false, &Cancel::new())), Some(ErrorKind::Busy));
+    let cancelled = Cancel::new();
+    cancelled.cancel();
+    assert_eq!(kind(store.collection_lock(true, &cancelled)), Some(ErrorKind::Cancelled));
+    let lease = store.lease().expect("imports do not wait for it");
+    let mount = store.mount_lock_shared(&Cancel::new()).expect("mounts do not wait for it");
+    assert_eq!(kind(store.mount_lock_exclusive(&cancelled)), Some(ErrorKind::Cancelled));
+    drop((first, mount));
+    store.mount_lock_exclusive(&Cancel::new()).expect("free again");
+    assert_eq!(kind(store.gc_lock_exclusive()), Some(ErrorKind::Busy), "someone is at work");
+    drop(lease);
+    store.gc_lock_exclusive().expect("free again");
+}
+
+#[test]
+fn a_lease_that_is_renewed_goes_on() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = open(dir.path());
+    store.lease_create("mine", Some(1), &Default::default()).expect("creates");
+    let state = |store: &Store| store.lease_states().expect("lists").pop().expect("is there");
+    assert!(!state(&store).live);
+    store.lease_renew("mine", None).expect("renews");
+    assert!(state(&store).live && state(&store).process.is_none());
+    let own = store.lease().expect("takes one");
+    let states = store.lease_states().expect("lists");
+    let own = states.iter().find(|state| state.row.id == own.id()).expect("is listed");
+    assert_eq!((own.live, own.process), (true, Some(std::process::id())));
+    let gone = store.lease_renew("other", None).err().map(|error| error.kind());
+    assert_eq!(gone, Some(ErrorKind::NotFound));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The catalogue verbs: find an image by what people call it, look inside, tag it, remove it.
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::metadata::ImageRow;
+use crate::metadata::{ImageRow, Labelled, PINNED, PINNED_LABEL};
 use crate::oci::{
     ChainId, Descriptor, DiffId, Digest, Document, HistoryEntry, Manifest, Platform, Reference, parse_config,
     parse_document,
@@ -182,23 +182,63 @@ pub fn tag(store: &Store, name: &str, new: &Reference) -> Result<ImageRow> {
     tag().doing(|| format!("cannot tag {name}"))
 }
 
-/// Removes names, and gives them in full; the targets of unnamed images. All of them must be there, or none goes.
-pub fn remove(store: &Store, names: &[String]) -> Result<Vec<String>> {
-    store.check_writable().doing(|| format!("cannot remove {}", names.join(", ")))?;
+/// The images that names mean, each once. All of them must be there.
+///
+/// A name means the image that has it. A digest, or the beginning of one, means an image only if it is the only one there:
+/// several names of one target are several images, and it would be chance which of them goes. With `all_names` it means
+/// all of them.
+pub fn to_remove(store: &Store, names: &[String], all_names: bool) -> Result<Vec<ImageRow>> {
     let mut images: Vec<ImageRow> = Vec::with_capacity(names.len());
     for name in names {
-        let image = find(store, name).doing(|| format!("cannot remove {name}"))?;
-        if images.iter().all(|known| known.id != image.id) {
-            images.push(image);
+        for image in meant(store, name, all_names).doing(|| format!("cannot remove {name}"))? {
+            if images.iter().all(|known| known.id != image.id) {
+                images.push(image);
+            }
         }
     }
-    for image in &images {
-        store.metadata().image_remove_id(image.id).doing(|| "cannot remove an image")?;
+    Ok(images)
+}
+
+fn meant(store: &Store, name: &str, all_names: bool) -> Result<Vec<ImageRow>> {
+    let image = find(store, name)?;
+    let is_called = |name: Reference| image.name.as_deref() == Some(&name.to_string());
+    if name.parse::<Reference>().is_ok_and(is_called) {
+        return Ok(vec![image]);
     }
-    store.refresh_index()?;
-    let removed =
-        images.into_iter().map(|image| image.name.unwrap_or(image.target.digest.to_string())).collect();
-    Ok(removed)
+    let mut same = store.metadata().images_by_digest(&image.target.digest.to_string())?;
+    same.retain(|other| other.target.digest == image.target.digest);
+    if same.len() > 1 && !all_names {
+        let mut names: Vec<String> = same.iter().map(ImageRow::label_key).collect();
+        names.sort();
+        let message = format!("it has {} names: {}", names.len(), names.join(", "));
+        return Err(Error::new(ErrorKind::InvalidArgument, message)
+            .with_hint("say which names to remove, or all of them with --all-names"));
+    }
+    Ok(same)
+}
+
+/// Removes images, and keeps what they held for `grace_ms`, so that they can be restored. All or none: a pinned one is
+/// [`ErrorKind::FailedPrecondition`].
+pub fn remove(store: &Store, images: &[ImageRow], grace_ms: u64) -> Result<()> {
+    let shown = || images.iter().map(ImageRow::label_key).collect::<Vec<_>>().join(", ");
+    store.check_writable().doing(|| format!("cannot remove {}", shown()))?;
+    for image in images {
+        let labels = store.metadata().labels(Labelled::Image(&image.label_key()))?;
+        if labels.get(PINNED_LABEL).is_some_and(|value| value == PINNED) {
+            return Err(Error::new(ErrorKind::FailedPrecondition, "it is pinned")
+                .with_hint("'transload unpin NAME' first")
+                .context(format!("cannot remove {}", image.label_key())));
+        }
+    }
+    for image in images {
+        match store.metadata().image_bury(image.id, grace_ms) {
+            Ok(_) => {}
+            // Another process was faster.
+            Err(error) if error.kind() == ErrorKind::NotFound && images.len() > 1 => {}
+            Err(error) => return Err(error.context(format!("cannot remove {}", image.label_key()))),
+        }
+    }
+    store.refresh_index()
 }
 
 /// The chain of an image that can be mounted.

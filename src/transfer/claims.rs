@@ -10,7 +10,7 @@ use crate::io::locked::LockedDir;
 use crate::oci::{DiffId, Digest};
 use crate::parallel::{Cancel, Claim, InFlight, Owner, Ticket};
 use crate::snapshot::{TreeIngest, Trees};
-use crate::store::Store;
+use crate::store::{GcLock, Store};
 use crate::trace;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
@@ -187,17 +187,55 @@ impl Claims {
 /// How long a finished blob that nobody announced waits for another writer of the same bytes.
 const PUBLICATION_WAIT: Duration = Duration::from_secs(1);
 
-/// The place of the announced makers of something, taken for the moment of publishing what was not announced. `None` if
-/// another holds it for long; publishing without it is right as well, and only less frugal.
-pub(crate) fn publication(store: &Store, key: &Key, cancel: &Cancel) -> Result<Option<LockedDir>> {
+/// The right to publish something that was not announced.
+pub(crate) enum Publication {
+    /// Nobody else makes or removes it.
+    Alone(LockedDir),
+    /// Someone else may be making it; that is right as well, and only less frugal. Nobody removes it: no collection is
+    /// between forgetting a thing and removing it as long as this is held.
+    Beside { _no_sweep: GcLock },
+}
+
+impl Publication {
+    pub(crate) fn is_alone(&self) -> bool {
+        matches!(self, Publication::Alone(_))
+    }
+
+    /// It is published. The place is empty; a leftover would be swept by gc.
+    pub(crate) fn finish(self) -> Result<()> {
+        match self {
+            Publication::Alone(place) => place.remove(),
+            Publication::Beside { .. } => Ok(()),
+        }
+    }
+}
+
+/// Takes the place of the announced makers of something, for the moment of publishing what was not announced. What is
+/// published is on our lease by now; look after this whether it is there. [`ErrorKind::Busy`] if a collection is stopped
+/// in the midst of removing things.
+pub(crate) fn publication(
+    store: &Store,
+    key: &Key,
+    cancel: &Cancel,
+    patience: Duration,
+) -> Result<Publication> {
     let started = Instant::now();
     loop {
-        let dir = LockedDir::try_acquire(store.content().ingests(), &key.place())?;
-        if dir.is_some() || started.elapsed() > PUBLICATION_WAIT {
-            return Ok(dir);
+        if let Some(place) = LockedDir::try_acquire(store.content().ingests(), &key.place())? {
+            return Ok(Publication::Alone(place));
+        }
+        if started.elapsed() > PUBLICATION_WAIT {
+            break;
         }
         cancel.check()?;
         std::thread::sleep(Duration::from_millis(2));
+    }
+    match store.sweep_lock_shared(cancel, patience)? {
+        Some(no_sweep) => Ok(Publication::Beside { _no_sweep: no_sweep }),
+        None => Err(Error::new(ErrorKind::Busy, format!("a gc has been removing things for {patience:?}"))
+            .with_hint(
+                "'transload doctor' shows the process that holds sweep.lock; end it if it is stopped",
+            )),
     }
 }
 
@@ -270,4 +308,33 @@ fn wait_for_process(
         pause = (pause * 2).min(Duration::from_millis(20));
     }
     Ok(WaitEnd::Over)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreOptions;
+
+    #[test]
+    fn who_overtakes_a_stalled_maker_publishes_only_while_no_collection_sweeps() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let options = StoreOptions { create: true, ..StoreOptions::default() };
+        let store = Store::open(dir.path(), &options).expect("opens");
+        let (key, cancel) = (Key::Blob(Digest::of(b"x")), Cancel::new());
+        let ask = || publication(&store, &key, &cancel, Duration::from_millis(50));
+        let alone = ask().expect("free");
+        assert!(alone.is_alone());
+        let sweeping = store.sweep_lock_exclusive(&cancel).expect("locks");
+        let refused = ask().err().map(|error| error.kind());
+        assert_eq!(refused, Some(ErrorKind::Busy), "never without any lock");
+        drop(sweeping);
+        let beside = ask().expect("no sweep");
+        assert!(!beside.is_alone());
+        let cancelled = Cancel::new();
+        cancelled.cancel();
+        let kept_out = store.sweep_lock_exclusive(&cancelled).err().map(|error| error.kind());
+        assert_eq!(kept_out, Some(ErrorKind::Cancelled), "and the collection waits for it");
+        beside.finish().expect("lets go");
+        store.sweep_lock_exclusive(&cancel).expect("free again");
+    }
 }

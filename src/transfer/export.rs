@@ -155,7 +155,7 @@ impl<W: Write> Export<'_, W> {
         }
         let missing = |error: Error| match error.kind() {
             ErrorKind::NotFound => {
-                Error::new(ErrorKind::MissingContent, format!("blob {digest} is not in the store"))
+                Error::new(ErrorKind::FailedPrecondition, format!("blob {digest} is not in the store"))
                     .with_hint("it was imported with --discard-blobs; import it again without")
             }
             _ => error,

@@ -4,7 +4,7 @@
 //! joins those whom it has to wait for after its own work is done; then it asks the store again. A round without work and
 //! without waiting is the last. Lanes never wait on lanes.
 
-use super::claims::{BlobClaim, Claimed, Guard, Key, TreeClaim, WaitEnd, Waiting, publication};
+use super::claims::{BlobClaim, Claimed, Guard, Key, Publication, TreeClaim, WaitEnd, Waiting, publication};
 use super::context::Context;
 use super::intake::Sink;
 use super::layer_job::{LayerDone, LayerJob, LayerWork, Unpack, Unpacking, check_diff_id, run};
@@ -496,9 +496,9 @@ fn publish_blob(
             context.hold(vec![Resource::Blob(done.digest)])?;
             let place = match claimed {
                 true => None,
-                false => publication(context.store, &Key::Blob(done.digest), context.cancel)?,
+                false => Some(to_publish(context, &Key::Blob(done.digest))?),
             };
-            let alone = claimed || place.is_some();
+            let alone = place.as_ref().is_none_or(Publication::is_alone);
             let span = publish_span("blob", &done.digest);
             let committed = trace::within(span, |span| {
                 let committed = commit_blob(context, layer, ingest, (done.digest, done.head), alone)?;
@@ -510,8 +510,7 @@ fn publish_blob(
                 Committed::Existing(..) => layer.there(),
             });
             layer.cloned = ingest.is_clone();
-            // Empty; a leftover would be swept by gc.
-            place.map(|place| place.remove()).transpose()?;
+            place.map(Publication::finish).transpose()?;
         }
         Sink::Hash(..) => check_digest(layer.digest.as_ref(), &done.digest)?,
     }
@@ -519,6 +518,10 @@ fn publish_blob(
     layer.size_bytes = Some(done.size_bytes);
     layer.codec = Some(done.codec);
     Ok(())
+}
+
+fn to_publish(context: &Context<'_>, key: &Key) -> Result<Publication> {
+    publication(context.store, key, context.cancel, context.options.patience)
 }
 
 fn publish_span(kind: &'static str, digest: &Digest) -> Span {
@@ -583,9 +586,9 @@ fn publish_tree(
     record.diff_id = Some(diff_id);
     let place = match claimed {
         true => None,
-        false => publication(context.store, &Key::Tree(diff_id), context.cancel)?,
+        false => Some(to_publish(context, &Key::Tree(diff_id))?),
     };
-    let alone = claimed || place.is_some();
+    let alone = place.as_ref().is_none_or(Publication::is_alone);
     if alone && metadata.tree_get(&diff_id)?.is_none() {
         // What lies there without a record of its own was never finished.
         trees.remove(&diff_id)?;
@@ -599,8 +602,7 @@ fn publish_tree(
         span.record("existing", published == TreeCommitted::Existing);
         Ok(published)
     })?;
-    // Empty; a leftover would be swept by gc.
-    place.map(|place| place.remove()).transpose()?;
+    place.map(Publication::finish).transpose()?;
     layer.unpacked_bytes = record.bytes;
     layer.tree = match published {
         TreeCommitted::New => {

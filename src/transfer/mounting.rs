@@ -82,8 +82,9 @@ fn mount_inspected(
     if !target.is_dir() {
         return Err(Error::new(ErrorKind::FailedPrecondition, "it is not a directory"));
     }
+    let _at_work = store.gc_lock_shared(&options.cancel)?;
     // A collection takes a snapshot that is not mounted for one that no longer is.
-    let _no_gc = store.gc_lock_shared(&options.cancel)?;
+    let _no_look = store.mount_lock_shared(&options.cancel)?;
     let mut labels = mounted::labels_of_mount(&target);
     let shown = inspection.image.name.clone().unwrap_or_else(|| name.to_string());
     labels.insert(IMAGE_LABEL.to_string(), shown);

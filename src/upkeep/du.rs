@@ -1,7 +1,7 @@
 //! What takes the room.
 
 use super::measure::{measure, names};
-use super::reach::Reach;
+use super::reach::Needs;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::io::durable;
 use crate::metadata::{ImageRow, SnapshotKind};
@@ -181,9 +181,8 @@ fn metadata_bytes(store: &Store) -> u64 {
 }
 
 /// Everything that an image needs and that is here, with its size.
-fn parts(store: &Store, sizes: &Sizes, image: &ImageRow) -> Result<Vec<(Digest, u64)>> {
-    let mut reach = Reach::default();
-    reach.add_image(store, image)?;
+fn parts(needs: &Needs<'_>, sizes: &Sizes, image: &ImageRow) -> Result<Vec<(Digest, u64)>> {
+    let reach = needs.of_image(image)?;
     let blobs = reach.blobs.iter().filter_map(|digest| Some((*digest, *sizes.blobs.get(digest)?)));
     let unpacked = image.manifests.iter().filter(|manifest| manifest.chain_id.is_some());
     let diff_ids: HashSet<DiffId> =
@@ -196,8 +195,9 @@ fn parts(store: &Store, sizes: &Sizes, image: &ImageRow) -> Result<Vec<(Digest, 
 }
 
 fn images(store: &Store, sizes: &Sizes) -> Result<Vec<ImageUsage>> {
-    let images = store.metadata().images()?;
-    let parts = images.iter().map(|image| parts(store, sizes, image)).collect::<Result<Vec<_>>>()?;
+    let facts = store.metadata().facts()?;
+    let needs = Needs::new(store, &facts);
+    let parts = facts.images.iter().map(|image| parts(&needs, sizes, image)).collect::<Result<Vec<_>>>()?;
     let mut users: HashMap<Digest, u32> = HashMap::new();
     for (digest, _) in parts.iter().flatten() {
         *users.entry(*digest).or_default() += 1;
@@ -213,5 +213,5 @@ fn images(store: &Store, sizes: &Sizes) -> Result<Vec<ImageUsage>> {
             unique_bytes: sum(&unique),
         }
     };
-    Ok(images.into_iter().zip(parts).map(usage).collect())
+    Ok(facts.images.iter().cloned().zip(parts).map(usage).collect())
 }

@@ -58,7 +58,7 @@ fn run(engine: &Engine, thread: usize, step: &Step) {
 }
 
 fn collect(engine: &Engine) {
-    let options = GcOptions { dry_run: false, wait: Some(Cancel::new()) };
+    let options = GcOptions { wait: true, ..GcOptions::default() };
     engine.gc(&options).expect("a collection");
 }
 

@@ -232,29 +232,6 @@ pub fn history(view: &views::History, style: &Style) -> String {
     table.render(style)
 }
 
-pub fn rm(view: &views::Rm) -> String {
-    let mut text: String = view.removed.iter().map(|name| format!("removed {}\n", printable(name))).collect();
-    text.push_str(&match view.freed_by_gc_bytes {
-        0 => "the next gc frees nothing: other images use the same layers\n".to_string(),
-        bytes => format!("the next gc frees {}\n", format_size(bytes)),
-    });
-    text
-}
-
-pub fn gc(view: &views::Gc) -> String {
-    let removed = &view.removed;
-    let (did, freed) = if view.dry_run { ("would remove", "would free") } else { ("removed", "freed") };
-    format!(
-        "{did} {}, {}, {} and {}; {freed} {} in {}\n",
-        plural(removed.blobs as usize, "blob"),
-        plural(removed.trees as usize, "tree"),
-        plural(removed.snapshots as usize, "snapshot"),
-        plural(removed.ingests as usize, "unfinished ingest"),
-        format_size(view.freed_bytes),
-        format_millis(view.elapsed_ms)
-    )
-}
-
 pub fn du(view: &views::Du, style: &Style) -> String {
     let mut table = Table::new(&[("WHAT", Align::Left), ("COUNT", Align::Right), ("SIZE", Align::Right)]);
     let parts = [

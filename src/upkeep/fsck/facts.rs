@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::metadata::{BlobRow, ImageRow, Resource, SnapshotRow, TreeRow};
 use crate::oci::{ChainId, DiffId, Digest};
 use crate::store::Store;
-use crate::upkeep::reach::Reach;
+use crate::upkeep::reach::Needs;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// See the module.
@@ -71,11 +71,11 @@ impl Facts {
     }
 
     fn read_users(&mut self, store: &Store) -> Result<()> {
+        let recorded = store.metadata().facts()?;
+        let needs = Needs::new(store, &recorded);
         for image in &self.images {
             let name = image_name(image);
-            let mut reach = Reach::default();
-            reach.add_image(store, image)?;
-            for digest in reach.blobs {
+            for digest in needs.of_image(image)?.blobs {
                 self.users.entry(digest).or_default().insert(name.clone());
             }
             for manifest in image.manifests.iter().filter(|manifest| manifest.chain_id.is_some()) {

@@ -30,7 +30,7 @@ pub use report::{
 use crate::error::{Result, ResultExt};
 use crate::parallel::{Budget, Cancel, Pool};
 use crate::progress::{Event, Progress};
-use crate::store::{Lease, Store};
+use crate::store::{GcLock, Lease, Store};
 use facts::Facts;
 use quarantine::Quarantine;
 use report::Findings;
@@ -78,7 +78,7 @@ fn run(store: &Store, means: &FsckMeans<'_>, options: &FsckOptions) -> Result<Fs
     if options.repair {
         store.check_writable()?;
     }
-    let _lease = hold_still(store, means.cancel)?;
+    let _still = hold_still(store, means.cancel)?;
     let facts = Facts::read(store)?;
     let (findings, quarantine) = (Findings::default(), Quarantine::default());
     let check = Check { store, means, options, facts, findings, quarantine };
@@ -108,10 +108,12 @@ impl Check<'_> {
     }
 }
 
-/// A lease of our own keeps collections out for as long as we look. A store that cannot be written has none.
-fn hold_still<'s>(store: &'s Store, cancel: &Cancel) -> Result<Option<Lease<'s>>> {
-    match store.is_read_only() {
-        true => Ok(None),
-        false => store.lease_cancellable(cancel).map(Some),
+/// Keeps collections out for as long as we look, waiting for one that runs, and the database where it is. A store that
+/// cannot be written has none.
+fn hold_still<'s>(store: &'s Store, cancel: &Cancel) -> Result<Option<(GcLock, Lease<'s>)>> {
+    if store.is_read_only() {
+        return Ok(None);
     }
+    let no_collection = store.collection_lock(true, cancel)?;
+    Ok(Some((no_collection, store.lease_cancellable(cancel)?)))
 }

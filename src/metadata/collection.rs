@@ -1,0 +1,284 @@
+//! The database's half of a collection: what it looks at, read at once, and what it forgets, each time in one short
+//! transaction that looks again.
+//!
+//! An importer puts a digest on its lease first and looks for the blob second. A collection reads everything ([`Facts`]),
+//! marks what is needed, takes the lock of a thing that is not, and asks here to forget it. Here leases are read again,
+//! and images that have changed since the mark; what either holds by now stays. Where that cannot be told from the
+//! database alone (a label was changed, a new image's document was never looked into) the mark is stale and is made anew.
+//! So the labels of a mark that is not stale are still those of the database, and need not be read again.
+
+use super::columns::parsed;
+use super::connection::Sync;
+use super::references::References;
+use super::{
+    ImageRow, Labels, LeaseRow, Metadata, Resource, SnapshotRow, Tombstone, TreeRow, blobs, images, labels,
+    leases, references, snapshots, tombstones, trees,
+};
+use crate::error::{ErrorKind, Result};
+use crate::oci::{DiffId, Digest};
+use rusqlite::{Connection, params};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// When a collection looked; see the file's head.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    changed: u64,
+    labels: u64,
+    /// What labels have as their value, and the blobs and snapshots that carry these.
+    labelled: HashMap<String, Vec<Carrier>>,
+}
+
+/// Who carries a label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Carrier {
+    Blob(Digest),
+    Snapshot(String),
+}
+
+/// The labels that a collection asks for begin so.
+pub(super) const GC_LABELS: &str = "containerd.io/gc.";
+
+/// A snapshot that a collection has found dead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadSnapshot {
+    /// Its key.
+    pub key: String,
+    /// Its row; another one of the same key is another snapshot.
+    pub id: u64,
+}
+
+/// Everything that decides what is needed, of one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The moment.
+    pub mark: Mark,
+    /// The images.
+    pub images: Vec<ImageRow>,
+    /// Removed images that can be restored.
+    pub tombstones: Vec<Tombstone>,
+    /// The leases, dead ones too, and what each holds.
+    pub leases: Vec<(LeaseRow, Vec<Resource>)>,
+    /// Labels of images that matter here, by name or target.
+    pub image_labels: BTreeMap<String, Labels>,
+    /// Labels of blobs that matter here, by digest.
+    pub blob_labels: BTreeMap<String, Labels>,
+    /// What names what.
+    pub references: References,
+    /// The snapshots, parents before children.
+    pub snapshots: Vec<SnapshotRow>,
+    /// Every blob that has any record, whether it is on the disk or not.
+    pub blobs: Vec<Digest>,
+    /// The trees that have a record.
+    pub trees: Vec<TreeRow>,
+}
+
+impl Metadata {
+    /// Reads what a collection looks at. Nobody waits for it.
+    pub fn facts(&self) -> Result<Facts> {
+        self.read(|transaction| {
+            let (changed, label_changes) = references::changes(transaction)?;
+            let mut held = leases::held(transaction)?;
+            let with_resources = |lease: LeaseRow| {
+                let resources = held.remove(&lease.id).unwrap_or_default();
+                (lease, resources)
+            };
+            let blob_labels = labels::with(transaction, "blob", GC_LABELS)?;
+            let snapshots = snapshots::all(transaction, self.boot())?;
+            Ok(Facts {
+                mark: Mark { changed, labels: label_changes, labelled: labelled(&blob_labels, &snapshots) },
+                images: images::all(transaction)?,
+                tombstones: tombstones::all(transaction)?,
+                leases: leases::all(transaction)?.into_iter().map(with_resources).collect(),
+                // Part of `containerd.io/gc.…` and of `io.cri-containerd.pinned`.
+                image_labels: labels::with(transaction, "image", "containerd")?,
+                blob_labels,
+                references: references::all(transaction)?,
+                snapshots,
+                blobs: recorded_blobs(transaction)?,
+                trees: trees::all(transaction)?,
+            })
+        })
+    }
+
+    /// Forgets those of `digests` that are still not needed, and tells which; `None` where the mark is stale. The caller
+    /// holds the lock of each.
+    pub fn sweep_blobs(&self, mark: &Mark, digests: &[Digest]) -> Result<Option<Vec<Digest>>> {
+        self.sweep(mark, |transaction| {
+            let now = Now { connection: transaction, mark };
+            let mut swept = Vec::new();
+            for digest in digests {
+                if !now.needs_blob(digest)? {
+                    blobs::remove(transaction, &digest.to_string())?;
+                    swept.push(*digest);
+                }
+            }
+            Ok(swept)
+        })
+    }
+
+    /// The same for trees: those that no lease and no snapshot has.
+    pub fn sweep_trees(&self, mark: &Mark, diff_ids: &[DiffId]) -> Result<Option<Vec<DiffId>>> {
+        self.sweep(mark, |transaction| {
+            let mut swept = Vec::new();
+            for diff_id in diff_ids {
+                let key = diff_id.to_string();
+                let in_use = leases::is_held(transaction, "tree", &key)?
+                    || exists(transaction, "SELECT 1 FROM snapshot WHERE tree = ? LIMIT 1", &key)?;
+                if !in_use {
+                    transaction.prepare_cached("DELETE FROM tree WHERE diff_id = ?")?.execute([&key])?;
+                    swept.push(*diff_id);
+                }
+            }
+            Ok(swept)
+        })
+    }
+
+    /// The same for snapshots, by key: those that no lease, no image and no other snapshot stands on. Children come
+    /// before their parents.
+    pub fn sweep_snapshots(&self, mark: &Mark, dead: &[DeadSnapshot]) -> Result<Option<Vec<SnapshotRow>>> {
+        self.sweep(mark, |transaction| {
+            let now = Now { connection: transaction, mark };
+            let mut swept = Vec::new();
+            for DeadSnapshot { key, id } in dead {
+                let in_use = leases::is_held(transaction, "snapshot", key)?
+                    || exists(transaction, "SELECT 1 FROM manifest WHERE chain_id = ? LIMIT 1", key)?
+                    || now.needs_by_label(key)?;
+                if in_use || snapshots::id_of(transaction, key)? != Some(*id) {
+                    continue;
+                }
+                match snapshots::remove(transaction, key) {
+                    Ok(row) => swept.push(row),
+                    // Someone stands on it by now, or has removed it.
+                    Err(error)
+                        if matches!(error.kind(), ErrorKind::FailedPrecondition | ErrorKind::NotFound) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(swept)
+        })
+    }
+
+    fn sweep<T>(&self, mark: &Mark, work: impl FnOnce(&Connection) -> Result<T>) -> Result<Option<T>> {
+        self.write(Sync::Lazy, |transaction| match is_stale(transaction, mark)? {
+            true => Ok(None),
+            false => work(transaction).map(Some),
+        })
+    }
+}
+
+/// Who carries labels that refer to something, by what they refer to.
+fn labelled(blobs: &BTreeMap<String, Labels>, snapshots: &[SnapshotRow]) -> HashMap<String, Vec<Carrier>> {
+    let mut found: HashMap<String, Vec<Carrier>> = HashMap::new();
+    let mut add = |labels: &Labels, carrier: Carrier| {
+        for (_, value) in labels.iter().filter(|(name, _)| name.starts_with(GC_LABELS)) {
+            found.entry(value.clone()).or_default().push(carrier.clone());
+        }
+    };
+    for (digest, labels) in blobs {
+        if let Ok(digest) = digest.parse() {
+            add(labels, Carrier::Blob(digest));
+        }
+    }
+    for row in snapshots {
+        add(&row.labels, Carrier::Snapshot(row.key.clone()));
+    }
+    found
+}
+
+/// Whether something has happened that only a new mark can judge: another label, or an image that names a document which
+/// nobody has looked into.
+fn is_stale(connection: &Connection, mark: &Mark) -> Result<bool> {
+    let (changed, labels) = references::changes(connection)?;
+    if labels != mark.labels {
+        return Ok(true);
+    }
+    let unread = "SELECT 1 FROM image i WHERE i.changed > ?1
+        AND NOT EXISTS (SELECT 1 FROM node n WHERE n.digest = i.target AND n.read)
+        UNION ALL SELECT 1 FROM image i JOIN node t ON t.digest = i.target
+        JOIN reference r ON r.from_id = t.id AND r.follow JOIN node n ON n.id = r.to_id
+        WHERE i.changed > ?1 AND NOT n.read AND EXISTS (SELECT 1 FROM blob b WHERE b.digest = n.digest) LIMIT 1";
+    Ok(changed != mark.changed
+        && connection.prepare_cached(unread)?.exists([super::columns::int(mark.changed)])?)
+}
+
+/// What is needed at the moment of a sweep, in its transaction.
+struct Now<'a> {
+    connection: &'a Connection,
+    mark: &'a Mark,
+}
+
+impl Now<'_> {
+    /// Whether a blob that the mark did not reach is needed by now: by a lease, by an image that has changed since, or by
+    /// a document or something labelled that is. Goes up from the blob; each thing is looked at once.
+    fn needs_blob(&self, digest: &Digest) -> Result<bool> {
+        let mut seen = HashSet::from([*digest]);
+        let mut waiting = vec![*digest];
+        while let Some(above) = waiting.pop() {
+            let key = above.to_string();
+            let held = match above == *digest {
+                true => leases::is_held(self.connection, "blob", &key)?,
+                false => leases::is_held_with_what_it_names(self.connection, &key)?,
+            };
+            if held || self.is_of_changed_image(&key)? {
+                return Ok(true);
+            }
+            let mut next = references::referrers(self.connection, &key)?;
+            for carrier in self.carriers(&key) {
+                match carrier {
+                    Carrier::Blob(blob) => next.push(*blob),
+                    // It has not been swept: something stands on it by now.
+                    Carrier::Snapshot(key) if snapshots::id_of(self.connection, key)?.is_some() => {
+                        return Ok(true);
+                    }
+                    Carrier::Snapshot(_) => {}
+                }
+            }
+            waiting.extend(next.into_iter().filter(|above| seen.insert(*above)));
+        }
+        Ok(false)
+    }
+
+    /// Whether something that is needed by now has a label with this snapshot in it.
+    fn needs_by_label(&self, snapshot: &str) -> Result<bool> {
+        for carrier in self.carriers(snapshot) {
+            let needed = match carrier {
+                Carrier::Blob(digest) => self.needs_blob(digest)?,
+                Carrier::Snapshot(key) => snapshots::id_of(self.connection, key)?.is_some(),
+            };
+            if needed {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn carriers(&self, value: &str) -> impl Iterator<Item = &Carrier> {
+        self.mark.labelled.get(value).into_iter().flatten()
+    }
+
+    fn is_of_changed_image(&self, digest: &str) -> Result<bool> {
+        let mut target =
+            self.connection.prepare_cached("SELECT 1 FROM image WHERE target = ? AND changed > ? LIMIT 1")?;
+        let mut manifest = self.connection.prepare_cached(
+            "SELECT 1 FROM manifest m JOIN image_manifest a ON a.manifest_id = m.id JOIN image i ON i.id = a.image_id
+             WHERE m.digest = ? AND i.changed > ? LIMIT 1",
+        )?;
+        let of = params![digest, super::columns::int(self.mark.changed)];
+        Ok(target.exists(of)? || manifest.exists(of)?)
+    }
+}
+
+fn exists(connection: &Connection, sql: &str, key: &str) -> Result<bool> {
+    Ok(connection.prepare_cached(sql)?.exists([key])?)
+}
+
+fn recorded_blobs(connection: &Connection) -> Result<Vec<Digest>> {
+    let mut statement =
+        connection.prepare_cached("SELECT digest FROM blob UNION SELECT digest FROM layer")?;
+    let mut rows = statement.query([])?;
+    let mut digests = Vec::new();
+    while let Some(row) = rows.next()? {
+        digests.push(parsed(row, 0)?);
+    }
+    Ok(digests)
+}

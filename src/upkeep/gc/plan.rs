@@ -1,0 +1,233 @@
+//! What can go: plain data, counted for a dry run, carried out by the sweep otherwise.
+
+use super::super::measure::{measure, names};
+use super::super::reach::{Needs, Reach, Without};
+use super::{GcFailure, GcItem, GcReport};
+use crate::error::Result;
+use crate::io::{durable, locked::LockedDir};
+use crate::metadata::{ImageRow, LeaseRow, Mark, SnapshotKind, Tombstone};
+use crate::oci::{DiffId, Digest};
+use crate::store::Store;
+use rustix::fd::AsFd;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// What lies on the disk, by name. Read before the database: a directory has a record before it has its name, so one
+/// without a record has lost it.
+pub(super) struct Listing {
+    blobs: Vec<(Digest, u64)>,
+    trees: Vec<String>,
+    snapshots: Vec<String>,
+    ingests: Vec<String>,
+}
+
+impl Listing {
+    pub(super) fn read(store: &Store) -> Result<Self> {
+        let mut blobs = Vec::new();
+        store.content().walk(&mut |digest, size_bytes| {
+            blobs.push((digest, size_bytes));
+            Ok(())
+        })?;
+        let list = |name: &str| -> Result<Vec<String>> {
+            let dir = durable::open_dir(store.root(), name)?;
+            Ok(names(&dir)?.into_iter().map(|name| name.to_string_lossy().into_owned()).collect())
+        };
+        Ok(Listing { blobs, trees: list("trees")?, snapshots: list("snapshots")?, ingests: list("ingest")? })
+    }
+}
+
+/// A snapshot that nothing needs.
+#[derive(Debug)]
+pub(super) struct Dead {
+    pub(super) key: String,
+    pub(super) id: u64,
+    /// What its directory occupies.
+    pub(super) bytes: u64,
+    /// Whether it is one that was mounted and no longer is.
+    pub(super) was_mounted: bool,
+}
+
+/// What can go.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) mark: Mark,
+    pub(super) reach: Reach,
+    pub(super) leases: Vec<String>,
+    /// With their sizes, where they are on the disk.
+    pub(super) blobs: BTreeMap<Digest, Option<u64>>,
+    pub(super) trees: BTreeMap<DiffId, u64>,
+    /// What lies among the trees and is none.
+    pub(super) strays: BTreeMap<String, u64>,
+    /// Children before parents.
+    pub(super) snapshots: Vec<Dead>,
+    /// Directories that no record has.
+    pub(super) orphans: BTreeMap<String, u64>,
+    pub(super) ingests: BTreeMap<String, u64>,
+}
+
+/// The leases that no longer hold: expired, by their own time or by their label, or of a dead process.
+pub(super) fn gone_leases(store: &Store, leases: &[LeaseRow], now_ms: u64) -> Result<HashSet<String>> {
+    let mut gone = HashSet::new();
+    for lease in leases {
+        let expired = super::super::labels::expires_ms(&lease.labels).is_some_and(|at| at <= now_ms);
+        if expired || !store.lease_is_live(lease, now_ms)? {
+            gone.insert(lease.id.clone());
+        }
+    }
+    Ok(gone)
+}
+
+impl Plan {
+    /// Marks, and compares with what is there. The images for which `gone` holds count as removed, and the removed ones for
+    /// which `over` holds can no longer be restored.
+    pub(super) fn make(
+        store: &Store,
+        listing: &Listing,
+        gone: &dyn Fn(&ImageRow) -> bool,
+        over: &dyn Fn(&Tombstone) -> bool,
+    ) -> Result<Plan> {
+        let facts = store.metadata().facts()?;
+        let rows: Vec<LeaseRow> = facts.leases.iter().map(|(lease, _)| lease.clone()).collect();
+        let leases = gone_leases(store, &rows, super::now_ms())?;
+        let without = Without { image: gone, tombstone: over, leases: &leases };
+        let reach = Needs::new(store, &facts).of_all(&without)?;
+        let mut plan = Plan { mark: facts.mark, leases: leases.into_iter().collect(), ..Plan::default() };
+        plan.leases.sort();
+        plan.find_blobs(listing, &facts.blobs, &reach);
+        let known = facts.trees.iter().map(|row| (row.diff_id, row.bytes)).collect();
+        plan.find_trees(store, listing, &known, &reach)?;
+        plan.find_snapshots(store, listing, &facts.snapshots, &reach)?;
+        plan.find_ingests(store, listing, &reach)?;
+        plan.reach = reach;
+        Ok(plan)
+    }
+
+    /// Records what the mark has read, so that the next one need not.
+    pub(super) fn learn(&self, store: &Store) -> Result<()> {
+        // Others write in between.
+        self.reach.learnt.chunks(64).try_for_each(|documents| store.metadata().references_put(documents))
+    }
+
+    /// What lies on the disk, with or without a record, and records without a blob.
+    fn find_blobs(&mut self, listing: &Listing, recorded: &[Digest], reach: &Reach) {
+        if !reach.unreadable.is_empty() {
+            return;
+        }
+        let dead = |digest: &Digest| !reach.blobs.contains(digest);
+        self.blobs.extend(recorded.iter().filter(|digest| dead(digest)).map(|digest| (*digest, None)));
+        let listed = listing.blobs.iter().filter(|(digest, _)| dead(digest));
+        self.blobs.extend(listed.map(|(digest, size_bytes)| (*digest, Some(*size_bytes))));
+    }
+
+    fn find_trees(
+        &mut self,
+        store: &Store,
+        listing: &Listing,
+        known: &HashMap<DiffId, u64>,
+        reach: &Reach,
+    ) -> Result<()> {
+        let trees = durable::open_dir(store.root(), "trees")?;
+        self.trees.extend(known.iter().filter(|(id, _)| !reach.trees.contains(id)).map(|(id, _)| (*id, 0)));
+        for name in &listing.trees {
+            let diff_id = crate::snapshot::Trees::diff_id_of(name);
+            if diff_id.is_some_and(|diff_id| reach.trees.contains(&diff_id)) {
+                continue;
+            }
+            let bytes = match diff_id.and_then(|diff_id| known.get(&diff_id)) {
+                Some(bytes) => *bytes,
+                None => measure(trees.as_fd(), name)?.bytes,
+            };
+            match diff_id {
+                Some(diff_id) => drop(self.trees.insert(diff_id, bytes)),
+                None => drop(self.strays.insert(name.clone(), bytes)),
+            }
+        }
+        Ok(())
+    }
+
+    fn find_snapshots(
+        &mut self,
+        store: &Store,
+        listing: &Listing,
+        rows: &[crate::metadata::SnapshotRow],
+        reach: &Reach,
+    ) -> Result<()> {
+        let dirs = durable::open_dir(store.root(), "snapshots")?;
+        for row in rows.iter().rev().filter(|row| !reach.snapshots.contains(&row.key)) {
+            let was_mounted = row.kind != SnapshotKind::Committed;
+            if !was_mounted || reach.abandoned.contains(&row.key) {
+                let bytes = measure(dirs.as_fd(), &row.id.to_string())?.bytes;
+                self.snapshots.push(Dead { key: row.key.clone(), id: row.id, bytes, was_mounted });
+            }
+        }
+        let known: HashSet<u64> = store.metadata().snapshot_ids()?.into_iter().collect();
+        for name in &listing.snapshots {
+            // Only numbers are ours. What else lies there was put there by someone else, and fsck tells of it.
+            if name.parse::<u64>().is_ok_and(|id| !known.contains(&id)) {
+                self.orphans.insert(name.clone(), measure(dirs.as_fd(), name)?.bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whatever nobody holds a lock on.
+    fn find_ingests(&mut self, store: &Store, listing: &Listing, reach: &Reach) -> Result<()> {
+        let ingests = store.content().ingests();
+        for name in listing.ingests.iter().filter(|name| !reach.ingests.contains(*name)) {
+            if is_abandoned(store, name) {
+                self.ingests.insert(name.clone(), measure(ingests.as_fd(), name)?.bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// What all of it occupies.
+    pub(super) fn bytes(&self) -> u64 {
+        self.items().map(|item| item.size_bytes).sum()
+    }
+
+    /// Each thing that can go, records without anything behind them left out.
+    fn items(&self) -> impl Iterator<Item = GcItem> + '_ {
+        let item = |kind, key: String, size_bytes| GcItem { kind, key, size_bytes };
+        let blobs = self
+            .blobs
+            .iter()
+            .filter_map(move |(digest, size)| Some(item("blob", digest.to_string(), (*size)?)));
+        let trees = self.trees.iter().map(move |(id, bytes)| item("tree", id.to_string(), *bytes));
+        let strays = self.strays.iter().map(move |(name, bytes)| item("tree", name.clone(), *bytes));
+        let snapshots = self.snapshots.iter().map(move |dead| item("snapshot", dead.key.clone(), dead.bytes));
+        let orphans = self.orphans.iter().map(move |(name, bytes)| item("snapshot", name.clone(), *bytes));
+        let ingests = self.ingests.iter().map(move |(name, bytes)| item("ingest", name.clone(), *bytes));
+        let leases = self.leases.iter().map(move |id| item("lease", id.clone(), 0));
+        blobs.chain(trees).chain(strays).chain(snapshots).chain(orphans).chain(ingests).chain(leases)
+    }
+
+    /// As if all of it had gone.
+    pub(super) fn report(&self) -> GcReport {
+        let items: Vec<GcItem> = self.items().collect();
+        let count = |kind: &str| items.iter().filter(|item| item.kind == kind).count() as u64;
+        GcReport {
+            blobs_removed: count("blob"),
+            trees_removed: count("tree"),
+            snapshots_removed: count("snapshot"),
+            ingests_removed: count("ingest"),
+            leases_removed: count("lease"),
+            bytes_freed: self.bytes(),
+            failed: self.reach.unreadable.iter().map(unreadable).collect(),
+            items,
+            ..GcReport::default()
+        }
+    }
+}
+
+pub(super) fn unreadable((digest, error): &(Digest, String)) -> GcFailure {
+    let error = format!("it cannot be read, so no blob is removed: {error}");
+    GcFailure { what: format!("blob {digest}"), error }
+}
+
+/// A stray file counts as abandoned: ours are directories.
+fn is_abandoned(store: &Store, name: &str) -> bool {
+    match LockedDir::try_existing(store.content().ingests(), name) {
+        Ok(held) => held.is_some(),
+        Err(_) => true,
+    }
+}

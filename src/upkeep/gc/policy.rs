@@ -1,0 +1,197 @@
+//! Which images a collection removes before it looks for what is dead: those whose time is over, and those that a policy
+//! does not keep.
+//!
+//! Never a pinned image, and never one that is mounted: a snapshot that is in use stands on it.
+
+use super::plan::{Listing, Plan};
+use super::{GcOptions, GcReport, now_ms, remove_dead};
+use crate::error::{Result, ResultExt};
+use crate::metadata::{ImageRow, Labels, SnapshotKind, SnapshotRow};
+use crate::store::Store;
+use crate::upkeep::labels::{expires_ms, is_pinned};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// The images that a dry run would remove.
+#[derive(Debug, Default)]
+pub(super) struct Choice {
+    pub(super) ids: HashSet<u64>,
+    pub(super) names: Vec<String>,
+    pub(super) free_bytes: Option<u64>,
+    pub(super) goal_missed: bool,
+}
+
+impl Choice {
+    pub(super) fn make(store: &Store, options: &GcOptions, listing: &Listing) -> Result<Choice> {
+        let mut chosen = chosen(store, options)?;
+        let mut choice = Choice::default();
+        if let Some(goal) = options.until_free_bytes {
+            let free = free_bytes(store)?;
+            let candidates = candidates(store, options)?;
+            let needed = goal.saturating_sub(free);
+            let (count, freed) = fewest(store, listing, &candidates, needed)?;
+            chosen.extend(candidates.into_iter().take(count));
+            choice.free_bytes = Some(free.saturating_add(freed));
+            choice.goal_missed = freed < needed;
+        }
+        choice.ids = chosen.iter().map(|image| image.id).collect();
+        choice.names = chosen.iter().map(ImageRow::label_key).collect();
+        choice.names.sort();
+        choice.names.dedup();
+        Ok(choice)
+    }
+}
+
+/// Removes the images whose time is over, and those that `keep_last` and `older_than` do not keep.
+pub(super) fn remove_chosen(store: &Store, options: &GcOptions, report: &mut GcReport) -> Result<()> {
+    bury(store, &chosen(store, options)?, options, report)
+}
+
+/// Removes images until enough is free, looking at the filesystem after each collection.
+pub(super) fn remove_until_free(store: &Store, options: &GcOptions, report: &mut GcReport) -> Result<()> {
+    let Some(goal) = options.until_free_bytes else { return Ok(()) };
+    loop {
+        options.cancel.check()?;
+        let free = free_bytes(store)?;
+        report.free_bytes = Some(free);
+        let candidates = if free < goal { candidates(store, options)? } else { return Ok(()) };
+        if candidates.is_empty() {
+            report.goal_missed = true;
+            return Ok(());
+        }
+        let (count, _) = fewest(store, &Listing::read(store)?, &candidates, goal - free)?;
+        bury(store, &candidates[..count.max(1)], options, report)?;
+        remove_dead(store, options, report)?;
+    }
+}
+
+fn bury(store: &Store, images: &[ImageRow], options: &GcOptions, report: &mut GcReport) -> Result<()> {
+    let grace_ms = u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX);
+    for image in images {
+        options.cancel.check()?;
+        match store.metadata().image_bury(image.id, grace_ms) {
+            Ok(_) => report.images_removed.push(image.label_key()),
+            // Someone was faster.
+            Err(error) if error.kind() == crate::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if images.is_empty() { Ok(()) } else { store.refresh_index() }
+}
+
+/// Expired ones, and without a goal those that the policies remove at once.
+fn chosen(store: &Store, options: &GcOptions) -> Result<Vec<ImageRow>> {
+    let removable = removable(store)?;
+    let now = now_ms();
+    let (expired, others): (Vec<_>, Vec<_>) =
+        removable.into_iter().partition(|(_, labels)| expires_ms(labels).is_some_and(|at| at <= now));
+    let mut chosen: Vec<ImageRow> = expired.into_iter().map(|(image, _)| image).collect();
+    let asked = options.keep_last.is_some() || options.older_than.is_some();
+    if asked && options.until_free_bytes.is_none() {
+        chosen.extend(unkept(others.into_iter().map(|(image, _)| image).collect(), store, options, now)?);
+    }
+    Ok(chosen)
+}
+
+/// What may go until enough is free, the longest unchanged first.
+fn candidates(store: &Store, options: &GcOptions) -> Result<Vec<ImageRow>> {
+    let images = removable(store)?.into_iter().map(|(image, _)| image).collect();
+    let mut candidates = unkept(images, store, options, now_ms())?;
+    candidates.sort_by_key(|image| (image.updated_ms, image.id));
+    Ok(candidates)
+}
+
+/// Those that neither `keep_last` nor `older_than` keeps. Pinned ones count among the last of their repository.
+fn unkept(images: Vec<ImageRow>, store: &Store, options: &GcOptions, now_ms: u64) -> Result<Vec<ImageRow>> {
+    let kept = match options.keep_last {
+        Some(count) => last_of_each(&store.metadata().images()?, count),
+        None => HashSet::new(),
+    };
+    let age = options.older_than.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    let old = |image: &ImageRow| age.is_none_or(|age| image.updated_ms.saturating_add(age) <= now_ms);
+    Ok(images.into_iter().filter(|image| !kept.contains(&image.id) && old(image)).collect())
+}
+
+/// The rows of the images of each repository that changed last. Those without a name are one repository.
+fn last_of_each(images: &[ImageRow], count: usize) -> HashSet<u64> {
+    let mut repositories: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
+    for image in images {
+        let name = image.name.as_deref().unwrap_or_default();
+        repositories.entry(repository(name)).or_default().push((image.updated_ms, image.id));
+    }
+    let last = |mut images: Vec<(u64, u64)>| {
+        images.sort_unstable_by(|a, b| b.cmp(a));
+        images.into_iter().take(count).map(|(_, id)| id)
+    };
+    repositories.into_values().flat_map(last).collect()
+}
+
+/// A full name without its tag and digest; a colon before the last slash is a port's.
+fn repository(name: &str) -> &str {
+    let name = name.split('@').next().unwrap_or(name);
+    match name.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => name,
+    }
+}
+
+/// The images that are neither pinned nor in use, with their labels.
+fn removable(store: &Store) -> Result<Vec<(ImageRow, Labels)>> {
+    let facts = store.metadata().facts()?;
+    let in_use = chains_in_use(&facts.snapshots);
+    let labels = |image: &ImageRow| facts.image_labels.get(&image.label_key()).cloned().unwrap_or_default();
+    let with_labels = facts.images.iter().map(|image| (image.clone(), labels(image)));
+    Ok(with_labels
+        .filter(|(image, labels)| {
+            let chains = image.manifests.iter().filter_map(|manifest| manifest.chain_id);
+            !is_pinned(labels) && !chains.into_iter().any(|chain| in_use.contains(&chain.to_string()))
+        })
+        .collect())
+}
+
+/// The topmost layers that active snapshots and views stand on.
+fn chains_in_use(rows: &[SnapshotRow]) -> HashSet<String> {
+    let in_use = rows.iter().filter(|row| row.kind != SnapshotKind::Committed);
+    in_use.filter_map(|row| row.parent.clone()).collect()
+}
+
+/// How many of `candidates`, from the front, have to go until `needed` bytes are dead, and how many are then: fewer than
+/// needed if all of them do not suffice.
+fn fewest(store: &Store, listing: &Listing, candidates: &[ImageRow], needed: u64) -> Result<(usize, u64)> {
+    let position: HashMap<u64, usize> =
+        candidates.iter().enumerate().map(|(at, image)| (image.id, at)).collect();
+    let freed = |count: usize| -> Result<u64> {
+        let gone = |image: &ImageRow| position.get(&image.id).is_some_and(|at| *at < count);
+        Ok(Plan::make(store, listing, &gone, &super::is_over)?.bytes())
+    };
+    let (mut low, mut high) = (0, candidates.len());
+    while low < high {
+        let middle = low.midpoint(high);
+        if freed(middle)? < needed { low = middle + 1 } else { high = middle }
+    }
+    Ok((low, freed(low)?))
+}
+
+/// What an unprivileged user could still write.
+fn free_bytes(store: &Store) -> Result<u64> {
+    let stat = rustix::fs::fstatvfs(store.root()).doing(|| "cannot look at the filesystem")?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_is_a_name_without_its_tag() {
+        let table = [
+            ("docker.io/library/alpine:3.20", "docker.io/library/alpine"),
+            ("localhost:5000/app:1", "localhost:5000/app"),
+            ("localhost:5000/app@sha256:00", "localhost:5000/app"),
+            ("localhost:5000/app", "localhost:5000/app"),
+            ("", ""),
+        ];
+        for (name, expected) in table {
+            assert_eq!(repository(name), expected, "{name}");
+        }
+    }
+}
