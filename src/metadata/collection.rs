@@ -123,7 +123,7 @@ impl Metadata {
             for diff_id in diff_ids {
                 let key = diff_id.to_string();
                 let in_use = leases::is_held(transaction, "tree", &key)?
-                    || exists(transaction, "SELECT 1 FROM snapshot WHERE tree = ? LIMIT 1", &key)?;
+                    || snapshots::any_of_tree(transaction, &key, self.boot())?;
                 if !in_use {
                     transaction.prepare_cached("DELETE FROM tree WHERE diff_id = ?")?.execute([&key])?;
                     swept.push(*diff_id);

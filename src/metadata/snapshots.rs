@@ -305,6 +305,12 @@ fn parents_first(rows: Vec<SnapshotRow>) -> Vec<SnapshotRow> {
     ordered
 }
 
+/// Whether a snapshot that is trusted is made of this tree.
+pub(super) fn any_of_tree(connection: &Connection, tree: &str, boot: &str) -> Result<bool> {
+    let sql = format!("SELECT 1 FROM snapshot s WHERE s.tree = ?1 AND {TRUSTED} LIMIT 1");
+    Ok(connection.prepare_cached(&sql)?.exists([tree, boot])?)
+}
+
 /// The row that has this key, trusted or not.
 pub(super) fn id_of(connection: &Connection, key: &str) -> Result<Option<u64>> {
     let mut statement = connection.prepare_cached("SELECT id FROM snapshot WHERE key = ?")?;

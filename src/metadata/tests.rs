@@ -147,9 +147,12 @@ fn references_are_looked_up_both_ways_and_go_with_their_blob() {
 fn a_removed_image_is_restored_with_its_labels() {
     let (_dir, metadata) = fresh();
     metadata.image_put(&commit(vec![image(Some("a"), "1")])).expect("commits");
-    let labels: Labels = [(PINNED_LABEL.to_string(), PINNED.to_string())].into();
-    metadata.labels_set(Labelled::Image("a"), &labels).expect("sets");
     let before = metadata.image_get("a").expect("reads").expect("is there");
+    let pinned: Labels = [(PINNED_LABEL.to_string(), PINNED.to_string())].into();
+    metadata.labels_set(Labelled::Image("a"), &pinned).expect("sets");
+    assert_eq!(kind(metadata.image_bury(before.id, 1000)), ErrorKind::FailedPrecondition);
+    let labels: Labels = [("owner".to_string(), "me".to_string())].into();
+    metadata.labels_set(Labelled::Image("a"), &labels).expect("sets");
     let buried = metadata.image_bury(before.id, 1000).expect("buries");
     assert_eq!(buried.expires_ms, buried.removed_ms + 1000);
     assert_eq!(metadata.image_get("a").expect("reads"), None);

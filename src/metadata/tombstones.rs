@@ -6,7 +6,7 @@
 use super::columns::{int, json, labels, now_ms, to_json, unsigned};
 use super::connection::Sync;
 use super::images::{self, ImageRow, ManifestRow, NewImage};
-use super::{Labels, Metadata};
+use super::{Labels, Metadata, PINNED, PINNED_LABEL};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Descriptor;
 use rusqlite::{Connection, Row, params};
@@ -36,7 +36,8 @@ const TOMBSTONE: &str =
     "SELECT id, name, descriptor, manifests, labels, created_ms, removed_ms, expires_ms FROM tombstone";
 
 impl Metadata {
-    /// Removes the image of this row, and keeps what it held for `grace_ms`. [`ErrorKind::NotFound`] without it.
+    /// Removes the image of this row, and keeps what it held for `grace_ms`. [`ErrorKind::NotFound`] without it,
+    /// [`ErrorKind::FailedPrecondition`] for a pinned one.
     pub fn image_bury(&self, id: u64, grace_ms: u64) -> Result<Tombstone> {
         self.write(Sync::Full, |transaction| {
             let image = images::one(transaction, "id = ?", int(id))?;
@@ -74,6 +75,10 @@ impl Metadata {
 
 fn bury(connection: &Connection, image: &ImageRow, grace_ms: u64) -> Result<Tombstone> {
     let labels = super::labels::get(connection, "image", &image.label_key())?;
+    if labels.get(PINNED_LABEL).is_some_and(|value| value == PINNED) {
+        return Err(Error::new(ErrorKind::FailedPrecondition, "it is pinned")
+            .with_hint("'transload unpin NAME' first"));
+    }
     let now = now_ms();
     connection
         .prepare_cached(

@@ -5,7 +5,7 @@ use super::super::reach::{Needs, Reach, Without};
 use super::{GcFailure, GcItem, GcReport};
 use crate::error::Result;
 use crate::io::{durable, locked::LockedDir};
-use crate::metadata::{ImageRow, LeaseRow, Mark, SnapshotKind, Tombstone};
+use crate::metadata::{ImageRow, LeaseRow, Mark, References, SnapshotKind, Tombstone};
 use crate::oci::{DiffId, Digest};
 use crate::store::Store;
 use rustix::fd::AsFd;
@@ -54,6 +54,8 @@ pub(super) struct Plan {
     pub(super) leases: Vec<String>,
     /// With their sizes, where they are on the disk.
     pub(super) blobs: BTreeMap<Digest, Option<u64>>,
+    /// The same, in the order in which they go.
+    pub(super) blob_order: Vec<Digest>,
     pub(super) trees: BTreeMap<DiffId, u64>,
     /// What lies among the trees and is none.
     pub(super) strays: BTreeMap<String, u64>,
@@ -93,6 +95,7 @@ impl Plan {
         let mut plan = Plan { mark: facts.mark, leases: leases.into_iter().collect(), ..Plan::default() };
         plan.leases.sort();
         plan.find_blobs(listing, &facts.blobs, &reach);
+        plan.order_blobs(&facts.references);
         let known = facts.trees.iter().map(|row| (row.diff_id, row.bytes)).collect();
         plan.find_trees(store, listing, &known, &reach)?;
         plan.find_snapshots(store, listing, &facts.snapshots, &reach)?;
@@ -116,6 +119,20 @@ impl Plan {
         self.blobs.extend(recorded.iter().filter(|digest| dead(digest)).map(|digest| (*digest, None)));
         let listed = listing.blobs.iter().filter(|(digest, _)| dead(digest));
         self.blobs.extend(listed.map(|(digest, size_bytes)| (*digest, Some(*size_bytes))));
+    }
+
+    /// Documents before what they name: the sweep goes up from each blob to what names it, and little is left then.
+    fn order_blobs(&mut self, references: &References) {
+        let rank = |digest: &Digest| {
+            let names = references.position(digest).map(|at| references.names[at as usize].as_slice());
+            match names.unwrap_or_default() {
+                [] => 2,
+                names if names.iter().any(|(_, follow)| *follow) => 0,
+                _ => 1,
+            }
+        };
+        self.blob_order = self.blobs.keys().copied().collect();
+        self.blob_order.sort_by_key(rank);
     }
 
     fn find_trees(

@@ -5,9 +5,10 @@
 
 use super::plan::{Listing, Plan};
 use super::{GcOptions, GcReport, now_ms, remove_dead};
-use crate::error::{Result, ResultExt};
+use crate::error::{ErrorKind, Result, ResultExt};
 use crate::metadata::{ImageRow, Labels, SnapshotKind, SnapshotRow};
 use crate::store::Store;
+use crate::store::mounted::CHAIN_LABEL;
 use crate::upkeep::labels::{expires_ms, is_pinned};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -70,8 +71,8 @@ fn bury(store: &Store, images: &[ImageRow], options: &GcOptions, report: &mut Gc
         options.cancel.check()?;
         match store.metadata().image_bury(image.id, grace_ms) {
             Ok(_) => report.images_removed.push(image.label_key()),
-            // Someone was faster.
-            Err(error) if error.kind() == crate::ErrorKind::NotFound => {}
+            // Someone was faster: it is gone, or pinned.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::FailedPrecondition) => {}
             Err(error) => return Err(error),
         }
     }
@@ -151,7 +152,8 @@ fn removable(store: &Store) -> Result<Vec<(ImageRow, Labels)>> {
 /// The topmost layers that active snapshots and views stand on.
 fn chains_in_use(rows: &[SnapshotRow]) -> HashSet<String> {
     let in_use = rows.iter().filter(|row| row.kind != SnapshotKind::Committed);
-    in_use.filter_map(|row| row.parent.clone()).collect()
+    // What a mount shows is named by its label where it stands on a copy with other owners.
+    in_use.filter_map(|row| row.labels.get(CHAIN_LABEL).or(row.parent.as_ref()).cloned()).collect()
 }
 
 /// How many of `candidates`, from the front, have to go until `needed` bytes are dead, and how many are then: fewer than

@@ -77,7 +77,7 @@ impl<'a> Sweep<'a> {
             self.batch(|sweep| sweep.trees(batch), TREES)?;
         }
         let blobs: Vec<(Digest, u64)> =
-            plan.blobs.iter().map(|(digest, bytes)| (*digest, bytes.unwrap_or(0))).collect();
+            plan.blob_order.iter().map(|digest| (*digest, plan.blobs[digest].unwrap_or(0))).collect();
         for batch in blobs.chunks(BATCH) {
             self.batch(|sweep| sweep.blobs(batch), BLOBS)?;
         }
