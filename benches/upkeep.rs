@@ -107,7 +107,7 @@ fn pause(engine: &Engine) -> Duration {
     let names: Vec<String> = (0..IMAGES).step_by(2).map(name).collect();
     for name in &names {
         let row = engine.store().metadata().image_get(name).expect("reads").expect("is there");
-        engine.store().metadata().image_bury(row.id, 0).expect("removes");
+        engine.store().metadata().image_bury(&row, 0).expect("removes");
     }
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {

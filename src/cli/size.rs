@@ -128,19 +128,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_as_people_write_them() {
-        let seconds = |text: &str| parse_duration(text).ok().map(|time| time.as_secs());
-        let table =
-            [("90s", 90), ("45m", 2700), ("12h", 43_200), ("30d", 2_592_000), ("2w", 1_209_600), ("0s", 0)];
-        for (text, expected) in table {
-            assert_eq!(seconds(text), Some(expected), "{text}");
-        }
-        for bad in ["", "5", "d", "-1d", "1.5h", "1y", "99999999999999999999d", "99999999999999999d"] {
-            assert_eq!(seconds(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
     fn sizes_are_read_as_people_write_them() {
         let table = [
             ("0", 0),
@@ -166,8 +153,10 @@ mod tests {
         for (text, millis) in [("30", 30_000), ("250ms", 250), ("5m", 300_000), ("2h", 7_200_000), ("0", 0)] {
             assert_eq!(parse_duration(text).expect(text), Duration::from_millis(millis), "{text}");
         }
-        assert_eq!(parse_duration("7d").expect("a week").as_secs(), 604_800);
-        for bad in ["", "s", "-1s", "1.5s", "5 m", "1w", "99999999999999999d"] {
+        for (text, seconds) in [("90s", 90), ("12h", 43_200), ("30d", 2_592_000), ("2w", 1_209_600)] {
+            assert_eq!(parse_duration(text).expect(text), Duration::from_secs(seconds), "{text}");
+        }
+        for bad in ["", "s", "-1s", "1.5s", "5 m", "1y", "99999999999999999999d", "99999999999999999d"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }

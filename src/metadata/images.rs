@@ -45,6 +45,9 @@ pub struct ImageRow {
     pub created_ms: u64,
     /// When it last changed.
     pub updated_ms: u64,
+    /// A number that grows with every import, tag or restoration of any image: what is removed by policy or digest must
+    /// still be what was chosen.
+    pub changed: u64,
     /// The manifests behind `target` that are here.
     pub manifests: Vec<ManifestRow>,
 }
@@ -351,7 +354,7 @@ pub(super) fn record_references(connection: &Connection) -> Result<()> {
     Ok(())
 }
 
-const IMAGE: &str = "SELECT id, name, descriptor, created_ms, updated_ms FROM image";
+const IMAGE: &str = "SELECT id, name, descriptor, created_ms, updated_ms, changed FROM image";
 const MANIFEST: &str =
     "SELECT m.id, m.digest, m.config, m.platform, m.chain_id, m.size_bytes, m.layers FROM manifest m";
 
@@ -405,6 +408,7 @@ fn image(row: &Row<'_>) -> Result<ImageRow> {
         target: json(row, 2)?,
         created_ms: unsigned(row, 3)?,
         updated_ms: unsigned(row, 4)?,
+        changed: unsigned(row, 5)?,
         manifests: Vec::new(),
     })
 }

@@ -257,6 +257,14 @@ impl Metadata {
         self.read(|transaction| all(transaction, self.boot()))
     }
 
+    /// Runs `work` while no snapshot has this number and none can get it; `None` if one has it.
+    pub(crate) fn without_snapshot<T>(&self, id: u64, work: impl FnOnce() -> T) -> Result<Option<T>> {
+        self.write(Sync::Lazy, |transaction| {
+            let mut statement = transaction.prepare_cached("SELECT 1 FROM snapshot WHERE id = ?")?;
+            Ok(if statement.exists([int(id)])? { None } else { Some(work()) })
+        })
+    }
+
     /// Every id that a row has, trusted or not: a directory of another number is nobody's.
     pub fn snapshot_ids(&self) -> Result<Vec<u64>> {
         self.read(|transaction| {

@@ -150,10 +150,10 @@ fn a_removed_image_is_restored_with_its_labels() {
     let before = metadata.image_get("a").expect("reads").expect("is there");
     let pinned: Labels = [(PINNED_LABEL.to_string(), PINNED.to_string())].into();
     metadata.labels_set(Labelled::Image("a"), &pinned).expect("sets");
-    assert_eq!(kind(metadata.image_bury(before.id, 1000)), ErrorKind::FailedPrecondition);
+    assert_eq!(kind(metadata.image_bury(&before, 1000)), ErrorKind::FailedPrecondition);
     let labels: Labels = [("owner".to_string(), "me".to_string())].into();
     metadata.labels_set(Labelled::Image("a"), &labels).expect("sets");
-    let buried = metadata.image_bury(before.id, 1000).expect("buries");
+    let buried = metadata.image_bury(&before, 1000).expect("buries");
     assert_eq!(buried.expires_ms, buried.removed_ms + 1000);
     assert_eq!(metadata.image_get("a").expect("reads"), None);
     assert!(metadata.labels(Labelled::Image("a")).expect("reads").is_empty());
@@ -162,9 +162,25 @@ fn a_removed_image_is_restored_with_its_labels() {
     assert_eq!((&restored.name, &restored.manifests), (&before.name, &before.manifests));
     assert_eq!(restored.created_ms, before.created_ms);
     assert_eq!(metadata.labels(Labelled::Image("a")).expect("reads"), labels);
-    let buried = metadata.image_bury(restored.id, 0).expect("buries");
+    let buried = metadata.image_bury(&restored, 0).expect("buries");
     assert_eq!(metadata.tombstones_expire(buried.expires_ms).expect("expires"), 1);
     assert_eq!(kind(metadata.image_restore(buried.id)), ErrorKind::NotFound);
+}
+
+#[test]
+fn only_what_was_chosen_is_removed() {
+    let (_dir, metadata) = fresh();
+    let put = |target| metadata.image_put(&commit(vec![image(Some("a"), target)])).expect("commits");
+    let read = || metadata.image_get("a").expect("reads").expect("is there");
+    put("1");
+    let chosen = read();
+    put("2");
+    assert_eq!(kind(metadata.image_bury(&chosen, 0)), ErrorKind::Busy, "the name has moved on");
+    let chosen = read();
+    put("2");
+    assert_eq!(kind(metadata.image_bury(&chosen, 0)), ErrorKind::Busy, "someone relies on it anew");
+    assert_eq!(read().target.digest, digest("2"));
+    metadata.image_bury(&read(), 0).expect("as it is now");
 }
 
 #[test]
@@ -172,7 +188,7 @@ fn a_name_that_was_given_away_meanwhile_is_not_taken_back() {
     let (_dir, metadata) = fresh();
     let bury = |name| {
         metadata
-            .image_bury(metadata.image_get(name).expect("reads").expect("is there").id, 1000)
+            .image_bury(&metadata.image_get(name).expect("reads").expect("is there"), 1000)
             .expect("buries")
     };
     metadata.image_put(&commit(vec![image(Some("a"), "1")])).expect("commits");

@@ -36,13 +36,18 @@ const TOMBSTONE: &str =
     "SELECT id, name, descriptor, manifests, labels, created_ms, removed_ms, expires_ms FROM tombstone";
 
 impl Metadata {
-    /// Removes the image of this row, and keeps what it held for `grace_ms`. [`ErrorKind::NotFound`] without it,
-    /// [`ErrorKind::FailedPrecondition`] for a pinned one.
-    pub fn image_bury(&self, id: u64, grace_ms: u64) -> Result<Tombstone> {
+    /// Removes this image as it was read, and keeps what it held for `grace_ms`. [`ErrorKind::NotFound`] without it,
+    /// [`ErrorKind::Busy`] where it was imported or tagged again since it was read, [`ErrorKind::FailedPrecondition`] for a
+    /// pinned one.
+    pub fn image_bury(&self, image: &ImageRow, grace_ms: u64) -> Result<Tombstone> {
         self.write(Sync::Full, |transaction| {
-            let image = images::one(transaction, "id = ?", int(id))?;
-            let image = image.ok_or_else(|| images::no_image(&id.to_string()))?;
-            bury(transaction, &image, grace_ms)
+            let now = images::one(transaction, "id = ?", int(image.id))?;
+            let now = now.ok_or_else(|| images::no_image(&image.label_key()))?;
+            if now.changed != image.changed {
+                return Err(Error::new(ErrorKind::Busy, "it was imported or tagged again meanwhile")
+                    .with_hint("look at it once more, then try again"));
+            }
+            bury(transaction, &now, grace_ms)
         })
     }
 

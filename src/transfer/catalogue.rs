@@ -231,7 +231,7 @@ pub fn remove(store: &Store, images: &[ImageRow], grace_ms: u64) -> Result<()> {
         }
     }
     for image in images {
-        match store.metadata().image_bury(image.id, grace_ms) {
+        match store.metadata().image_bury(image, grace_ms) {
             Ok(_) => {}
             // Another process was faster.
             Err(error) if error.kind() == ErrorKind::NotFound && images.len() > 1 => {}

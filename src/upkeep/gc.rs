@@ -12,7 +12,7 @@ mod policy;
 mod sweep;
 
 use super::now_ms;
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::metadata::{ImageRow, LeaseRow, Tombstone};
 use crate::parallel::{Cancel, failpoint};
 use crate::store::Store;
@@ -110,6 +110,11 @@ pub fn gc(store: &Store, options: &GcOptions) -> Result<GcReport> {
 }
 
 fn collect(store: &Store, options: &GcOptions) -> Result<GcReport> {
+    if options.until_free_bytes.is_some() && !options.grace.is_zero() {
+        let message =
+            "what is removed with a grace frees nothing, so it cannot be removed until something is free";
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
     if options.dry_run {
         return preview(store, options);
     }

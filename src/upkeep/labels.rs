@@ -90,7 +90,8 @@ fn offset_seconds(zone: &str) -> Option<i64> {
         _ => return None,
     };
     let (hours, minutes) = zone[1..].split_once(':')?;
-    Some(sign * (hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60))
+    let number = |text: &str| text.parse::<u8>().ok().filter(|_| text.len() == 2).map(i64::from);
+    Some(sign * (number(hours)? * 3600 + number(minutes)? * 60))
 }
 
 /// Years begin in March here, so that the leap day is the last one.

@@ -62,7 +62,7 @@ pub(super) struct Plan {
     /// Children before parents.
     pub(super) snapshots: Vec<Dead>,
     /// Directories that no record has.
-    pub(super) orphans: BTreeMap<String, u64>,
+    pub(super) orphans: BTreeMap<u64, u64>,
     pub(super) ingests: BTreeMap<String, u64>,
 }
 
@@ -179,8 +179,10 @@ impl Plan {
         let known: HashSet<u64> = store.metadata().snapshot_ids()?.into_iter().collect();
         for name in &listing.snapshots {
             // Only numbers are ours. What else lies there was put there by someone else, and fsck tells of it.
-            if name.parse::<u64>().is_ok_and(|id| !known.contains(&id)) {
-                self.orphans.insert(name.clone(), measure(dirs.as_fd(), name)?.bytes);
+            if let Some(id) =
+                name.parse::<u64>().ok().filter(|id| !known.contains(id) && id.to_string() == *name)
+            {
+                self.orphans.insert(id, measure(dirs.as_fd(), name)?.bytes);
             }
         }
         Ok(())
@@ -212,7 +214,7 @@ impl Plan {
         let trees = self.trees.iter().map(move |(id, bytes)| item("tree", id.to_string(), *bytes));
         let strays = self.strays.iter().map(move |(name, bytes)| item("tree", name.clone(), *bytes));
         let snapshots = self.snapshots.iter().map(move |dead| item("snapshot", dead.key.clone(), dead.bytes));
-        let orphans = self.orphans.iter().map(move |(name, bytes)| item("snapshot", name.clone(), *bytes));
+        let orphans = self.orphans.iter().map(move |(id, bytes)| item("snapshot", id.to_string(), *bytes));
         let ingests = self.ingests.iter().map(move |(name, bytes)| item("ingest", name.clone(), *bytes));
         let leases = self.leases.iter().map(move |id| item("lease", id.clone(), 0));
         blobs.chain(trees).chain(strays).chain(snapshots).chain(orphans).chain(ingests).chain(leases)
@@ -243,8 +245,9 @@ pub(super) fn unreadable((digest, error): &(Digest, String)) -> GcFailure {
 
 /// A stray file counts as abandoned: ours are directories.
 fn is_abandoned(store: &Store, name: &str) -> bool {
-    match LockedDir::try_existing(store.content().ingests(), name) {
+    let ingests = store.content().ingests();
+    match LockedDir::try_existing(ingests, name) {
         Ok(held) => held.is_some(),
-        Err(_) => true,
+        Err(_) => !super::sweep::is_directory(ingests.as_fd(), name),
     }
 }

@@ -47,7 +47,8 @@ pub(super) fn remove_chosen(store: &Store, options: &GcOptions, report: &mut GcR
     bury(store, &chosen(store, options)?, options, report)
 }
 
-/// Removes images until enough is free, looking at the filesystem after each collection.
+/// Removes images until enough is free, looking at the filesystem after each collection. Ends where removing images frees
+/// nothing: what they have is held by something else, or could not be removed.
 pub(super) fn remove_until_free(store: &Store, options: &GcOptions, report: &mut GcReport) -> Result<()> {
     let Some(goal) = options.until_free_bytes else { return Ok(()) };
     loop {
@@ -59,25 +60,47 @@ pub(super) fn remove_until_free(store: &Store, options: &GcOptions, report: &mut
             report.goal_missed = true;
             return Ok(());
         }
-        let (count, _) = fewest(store, &Listing::read(store)?, &candidates, goal - free)?;
-        bury(store, &candidates[..count.max(1)], options, report)?;
-        remove_dead(store, options, report)?;
+        let (count, freed) = fewest(store, &Listing::read(store)?, &candidates, goal - free)?;
+        let before = report.bytes_freed;
+        if freed > 0 && report.failed.is_empty() {
+            bury(store, &candidates[..count], options, report)?;
+            remove_dead(store, options, report)?;
+        }
+        if report.bytes_freed == before || !report.failed.is_empty() {
+            report.goal_missed = free_bytes(store)? < goal;
+            return Ok(());
+        }
     }
 }
 
-fn bury(store: &Store, images: &[ImageRow], options: &GcOptions, report: &mut GcReport) -> Result<()> {
+pub(super) fn bury(
+    store: &Store,
+    images: &[ImageRow],
+    options: &GcOptions,
+    report: &mut GcReport,
+) -> Result<()> {
     let grace_ms = u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX);
-    for image in images {
+    for some in images.chunks(AT_ONCE) {
         options.cancel.check()?;
-        match store.metadata().image_bury(image.id, grace_ms) {
-            Ok(_) => report.images_removed.push(image.label_key()),
-            // Someone was faster: it is gone, or pinned.
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::FailedPrecondition) => {}
-            Err(error) => return Err(error),
+        // Nobody mounts meanwhile, so what is not in use now is not in use when it goes.
+        let _no_mounts = store.mount_lock_exclusive(&options.cancel)?;
+        let in_use = chains_in_use(&store.metadata().snapshots()?);
+        for image in some.iter().filter(|image| !is_in_use(image, &in_use)) {
+            match store.metadata().image_bury(image, grace_ms) {
+                Ok(_) => report.images_removed.push(image.label_key()),
+                // Someone was faster: it is gone, pinned, or was imported again.
+                Err(error) if FASTER.contains(&error.kind()) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     if images.is_empty() { Ok(()) } else { store.refresh_index() }
 }
+
+/// How many images are removed while nobody can mount.
+const AT_ONCE: usize = 16;
+
+const FASTER: [ErrorKind; 3] = [ErrorKind::NotFound, ErrorKind::FailedPrecondition, ErrorKind::Busy];
 
 /// Expired ones, and without a goal those that the policies remove at once.
 fn chosen(store: &Store, options: &GcOptions) -> Result<Vec<ImageRow>> {
@@ -141,12 +164,12 @@ fn removable(store: &Store) -> Result<Vec<(ImageRow, Labels)>> {
     let in_use = chains_in_use(&facts.snapshots);
     let labels = |image: &ImageRow| facts.image_labels.get(&image.label_key()).cloned().unwrap_or_default();
     let with_labels = facts.images.iter().map(|image| (image.clone(), labels(image)));
-    Ok(with_labels
-        .filter(|(image, labels)| {
-            let chains = image.manifests.iter().filter_map(|manifest| manifest.chain_id);
-            !is_pinned(labels) && !chains.into_iter().any(|chain| in_use.contains(&chain.to_string()))
-        })
-        .collect())
+    Ok(with_labels.filter(|(image, labels)| !is_pinned(labels) && !is_in_use(image, &in_use)).collect())
+}
+
+fn is_in_use(image: &ImageRow, chains: &HashSet<String>) -> bool {
+    let mut own = image.manifests.iter().filter_map(|manifest| manifest.chain_id);
+    own.any(|chain| chains.contains(&chain.to_string()))
 }
 
 /// The topmost layers that active snapshots and views stand on.
@@ -156,8 +179,8 @@ fn chains_in_use(rows: &[SnapshotRow]) -> HashSet<String> {
     in_use.filter_map(|row| row.labels.get(CHAIN_LABEL).or(row.parent.as_ref()).cloned()).collect()
 }
 
-/// How many of `candidates`, from the front, have to go until `needed` bytes are dead, and how many are then: fewer than
-/// needed if all of them do not suffice.
+/// How many of `candidates`, from the front, have to go until `needed` bytes are dead, and how many bytes are then: fewer
+/// than needed if all of them do not suffice, and then none goes that frees nothing.
 fn fewest(store: &Store, listing: &Listing, candidates: &[ImageRow], needed: u64) -> Result<(usize, u64)> {
     let position: HashMap<u64, usize> =
         candidates.iter().enumerate().map(|(at, image)| (image.id, at)).collect();
@@ -165,6 +188,7 @@ fn fewest(store: &Store, listing: &Listing, candidates: &[ImageRow], needed: u64
         let gone = |image: &ImageRow| position.get(&image.id).is_some_and(|at| *at < count);
         Ok(Plan::make(store, listing, &gone, &super::is_over)?.bytes())
     };
+    let needed = needed.min(freed(candidates.len())?);
     let (mut low, mut high) = (0, candidates.len());
     while low < high {
         let middle = low.midpoint(high);
@@ -175,6 +199,8 @@ fn fewest(store: &Store, listing: &Listing, candidates: &[ImageRow], needed: u64
 
 /// What an unprivileged user could still write.
 fn free_bytes(store: &Store) -> Result<u64> {
+    // What was removed may count as taken until then.
+    crate::io::durable::sync_filesystem(store.root())?;
     let stat = rustix::fs::fstatvfs(store.root()).doing(|| "cannot look at the filesystem")?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }

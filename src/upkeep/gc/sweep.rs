@@ -69,6 +69,10 @@ impl<'a> Sweep<'a> {
     pub(super) fn run(mut self) -> Result<bool> {
         self.report.failed = self.plan.reach.unreadable.iter().map(unreadable).collect();
         let plan = self.plan;
+        // First what needs no room to be removed.
+        self.ingests()?;
+        self.strays()?;
+        self.orphans()?;
         for batch in plan.snapshots.chunks(BATCH) {
             self.batch(|sweep| sweep.snapshots(batch), SNAPSHOTS)?;
         }
@@ -81,9 +85,6 @@ impl<'a> Sweep<'a> {
         for batch in blobs.chunks(BATCH) {
             self.batch(|sweep| sweep.blobs(batch), BLOBS)?;
         }
-        self.nameless("trees", &plan.strays, TREES)?;
-        self.nameless("snapshots", &plan.orphans, SNAPSHOTS)?;
-        self.ingests()?;
         Ok(!self.stale)
     }
 
@@ -186,19 +187,29 @@ impl<'a> Sweep<'a> {
         Ok(held)
     }
 
-    /// Directories that no record has and that nobody makes one for: ours under a name that none of ours has, or of a number
-    /// that is never given again.
-    fn nameless(
-        &mut self,
-        parent: &str,
-        names: &std::collections::BTreeMap<String, u64>,
-        counter: Counter,
-    ) -> Result<()> {
-        let dir = durable::open_dir(self.store.root(), parent)?;
-        for (name, bytes) in names {
+    /// Directories among the trees under a name that none of ours has.
+    fn strays(&mut self) -> Result<()> {
+        let dir = durable::open_dir(self.store.root(), "trees")?;
+        for (name, bytes) in &self.plan.strays {
             self.options.cancel.check()?;
-            if let Some(aside) = self.set_aside(dir.as_fd(), name, &format!("{parent}/{name}"), *bytes) {
-                self.take_apart(aside, counter);
+            if let Some(aside) = self.set_aside(dir.as_fd(), name, &format!("trees/{name}"), *bytes) {
+                self.take_apart(aside, TREES);
+            }
+        }
+        Ok(())
+    }
+
+    /// Snapshots' directories whose number no record has. A number may be given again, after a rebuilt database or a power
+    /// cut; the record comes before its directory, so nobody gets one while it is moved away in a transaction.
+    fn orphans(&mut self) -> Result<()> {
+        let store = self.store;
+        let dir = durable::open_dir(store.root(), "snapshots")?;
+        for (id, bytes) in &self.plan.orphans {
+            self.options.cancel.check()?;
+            let what = format!("snapshots/{id}");
+            let move_away = || self.set_aside(dir.as_fd(), &id.to_string(), &what, *bytes);
+            if let Some(aside) = store.metadata().without_snapshot(*id, move_away)?.flatten() {
+                self.take_apart(aside, SNAPSHOTS);
             }
         }
         Ok(())
@@ -214,6 +225,10 @@ impl<'a> Sweep<'a> {
                 // Someone is at work there by now, or it is gone.
                 Ok(None) => continue,
                 Ok(held) => held,
+                Err(error) if is_directory(ingests.as_fd(), name) => {
+                    self.fail(format!("ingest/{name}"), error);
+                    continue;
+                }
                 // A stray file.
                 Err(_) => None,
             };
@@ -262,6 +277,12 @@ impl<'a> Sweep<'a> {
     fn fail(&mut self, what: String, error: impl std::fmt::Display) {
         self.report.failed.push(GcFailure { what, error: error.to_string() });
     }
+}
+
+/// Ours are directories.
+pub(super) fn is_directory(parent: BorrowedFd<'_>, name: &str) -> bool {
+    let stat = fs::statat(parent, name, fs::AtFlags::SYMLINK_NOFOLLOW);
+    stat.is_ok_and(|stat| fs::FileType::from_raw_mode(stat.st_mode) == fs::FileType::Directory)
 }
 
 /// Locks of working places; they go with their directories. What an earlier owner left there is swept as an abandoned

@@ -1,6 +1,6 @@
 use super::super::du;
 use super::*;
-use crate::error::ErrorKind;
+
 use crate::io::locked::LockedDir;
 use crate::metadata::{
     BlobRow, ImageCommit, Labels, ManifestRow, NewImage, NewSnapshot, Resource, SnapshotKind, TreeRow, Usage,
@@ -363,7 +363,7 @@ fn a_removed_image_can_be_restored_until_its_grace_is_over_and_a_collection_came
     let name = ["a:1".to_string()];
     let bury = |grace_ms| {
         let row = store.metadata().image_get("docker.io/library/a:1").expect("reads").expect("is there");
-        store.metadata().image_bury(row.id, grace_ms).expect("removes");
+        store.metadata().image_bury(&row, grace_ms).expect("removes");
     };
     bury(3_600_000);
     assert_eq!(collect_now(&store), GcReport::default(), "within its grace");
@@ -549,6 +549,50 @@ fn a_mount_that_is_prepared_between_mark_and_sweep_keeps_its_chain() {
     assert!(dir.path().join("trees").join(made.trees[0].0.hex()).join("fs/etc/file").exists());
     assert!(store.metadata().tree_get(&made.trees[0]).expect("reads").is_some());
     assert_eq!(count(dir.path(), "snapshots"), 2);
+}
+
+#[test]
+fn a_number_that_is_given_again_between_mark_and_sweep_keeps_its_directory() {
+    let (dir, store) = fresh();
+    let orphan = |id: u64| dir.path().join(format!("snapshots/{id}/fs"));
+    for id in [1, 2] {
+        std::fs::create_dir_all(orphan(id)).expect("creates");
+    }
+    let plan = planned(&store);
+    assert_eq!(snapshot(&store, "rw", SnapshotKind::Active, None, None), 1);
+    let (report, complete) = sweep(&store, &plan);
+    assert_eq!((report.snapshots_removed, complete), (1, true));
+    assert!(orphan(1).exists() && !orphan(2).exists());
+}
+
+#[test]
+fn an_image_that_is_imported_again_after_it_was_chosen_stays() {
+    let (dir, store) = fresh();
+    put_image(dir.path(), &store, "a", &["base"]);
+    let chosen = store.metadata().images().expect("lists");
+    let made = put_image(dir.path(), &store, "a", &["base", "top"]);
+    let mut report = GcReport::default();
+    policy::bury(&store, &chosen, &GcOptions::default(), &mut report).expect("removes");
+    assert_eq!(report.images_removed, Vec::<String>::new());
+    collect_now(&store);
+    assert!(is_here(&store, &made));
+}
+
+#[test]
+fn removing_until_enough_is_free_stops_where_it_frees_nothing() {
+    let (dir, store) = fresh();
+    let made = put_image(dir.path(), &store, "a", &["base"]);
+    let held: Vec<Resource> = made.blobs.iter().map(|digest| Resource::Blob(*digest)).collect();
+    let held = held.into_iter().chain(made.trees.iter().map(|id| Resource::Tree(*id)));
+    let held = held.chain(made.chains.iter().map(|key| Resource::Snapshot(key.clone())));
+    store.lease_create("kept", None, &Labels::new()).expect("creates");
+    store.metadata().lease_add("kept", &held.collect::<Vec<_>>()).expect("holds");
+    let goal = GcOptions { until_free_bytes: Some(u64::MAX), ..GcOptions::default() };
+    let with_grace = GcOptions { grace: Duration::from_secs(60), ..goal.clone() };
+    assert_eq!(gc(&store, &with_grace).err().map(|error| error.kind()), Some(ErrorKind::InvalidArgument));
+    let report = gc(&store, &goal).expect("collects");
+    assert!(report.goal_missed);
+    assert!(is_here(&store, &made));
 }
 
 #[test]
