@@ -60,7 +60,8 @@ pub(super) fn corrupt(what: impl Display) -> Error {
     Error::new(ErrorKind::Corrupt, format!("metadata database: {what}")).with_hint("run 'transload fsck'")
 }
 
-pub(super) fn now_ms() -> u64 {
+/// Milliseconds since 1970, as rows and leases count them.
+pub(crate) fn now_ms() -> u64 {
     let since = failpoint::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

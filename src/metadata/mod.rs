@@ -27,6 +27,7 @@ mod trees;
 
 pub use blobs::BlobRow;
 pub use collection::{DeadSnapshot, Facts, Mark};
+pub(crate) use columns::now_ms;
 pub use connection::{Metadata, OpenMode};
 pub use images::{
     CommittedImage, ImageCommit, ImageOutcome, ImageRow, ImagesCommitted, ManifestRow, NewImage,

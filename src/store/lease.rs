@@ -6,12 +6,11 @@
 use super::{GcLock, Store, lock};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::durable;
-use crate::metadata::{Labels, LeaseRow, Resource};
+use crate::metadata::{Labels, LeaseRow, Resource, now_ms};
 use crate::parallel::{Cancel, failpoint};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use std::time::UNIX_EPOCH;
 
 /// The label of leases that end with the process that took them; its value is the process id, for people.
 pub const PROCESS_LABEL: &str = "transload.process";
@@ -157,8 +156,7 @@ impl Store {
 
     /// All leases, and what they hold.
     pub fn lease_states(&self) -> Result<Vec<LeaseState>> {
-        let since = failpoint::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let now_ms = now_ms();
         let mut states = Vec::new();
         for row in self.metadata.leases()? {
             let live = self.lease_is_live(&row, now_ms)?;

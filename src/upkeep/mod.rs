@@ -10,18 +10,14 @@ mod reach;
 pub mod restore;
 pub mod why;
 
+use crate::metadata::now_ms;
+
 pub use doctor::{DoctorReport, doctor};
 pub use du::{DuReport, ImageUsage, Share, UpperUsage, du};
 pub use fsck::{FsckMeans, FsckOptions, FsckReport, Rebuilt, fsck, rebuild};
 pub use gc::{GcFailure, GcItem, GcOptions, GcReport, gc, would_free, would_remove};
 pub use restore::{RestoreReport, restore};
 pub use why::{Holder, WhyReport, why};
-
-/// Milliseconds since 1970, as leases count them.
-fn now_ms() -> u64 {
-    let since = crate::parallel::failpoint::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
 
 /// When something ends that lasts so long from now on, in milliseconds since 1970.
 pub(crate) fn ends_ms(length: std::time::Duration) -> u64 {
