@@ -1,0 +1,79 @@
+//! Labels and leases keep what they say they keep.
+
+use super::*;
+
+#[test]
+fn labels_keep_what_they_refer_to_as_in_containerd() {
+    use crate::metadata::Labelled;
+    let (dir, store) = fresh();
+    put_image(dir.path(), &store, "a", &["base"]);
+    let [kept, by_label, root, garbage] =
+        ["kept", "by label", "root", "garbage"].map(|text| put(&store, text.as_bytes()));
+    label(&store, Labelled::Image("a"), "containerd.io/gc.ref.content.0", &kept.to_string());
+    label(&store, Labelled::Blob(&kept), "containerd.io/gc.ref.content/x", &by_label.to_string());
+    label(&store, Labelled::Blob(&root), "containerd.io/gc.root", "2026-01-01");
+    let id =
+        snapshot(&store, &ChainId(Digest::of(b"chain")).to_string(), SnapshotKind::Committed, None, None);
+    label(
+        &store,
+        Labelled::Blob(&root),
+        "containerd.io/gc.ref.snapshot.overlayfs",
+        &ChainId(Digest::of(b"chain")).to_string(),
+    );
+    assert_eq!(collect_now(&store).blobs_removed, 1);
+    let here = |digest: &Digest| store.content().stat(digest).expect("stats").is_some();
+    assert_eq!([&kept, &by_label, &root, &garbage].map(here), [true, true, true, false]);
+    assert!(dir.path().join(format!("snapshots/{id}")).exists());
+    store.metadata().labels_set(Labelled::Blob(&root), &Labels::new()).expect("clears");
+    let report = collect_now(&store);
+    assert_eq!((report.blobs_removed, report.snapshots_removed), (1, 1));
+}
+
+#[test]
+fn a_label_that_is_set_during_a_collection_makes_it_mark_again() {
+    use crate::metadata::Labelled;
+    let (dir, store) = fresh();
+    put_image(dir.path(), &store, "a", &["base"]);
+    let wanted = put(&store, b"wanted");
+    let plan = planned(&store);
+    label(&store, Labelled::Image("a"), "containerd.io/gc.ref.content", &wanted.to_string());
+    assert!(!sweep(&store, &plan).1);
+    assert_eq!(collect_now(&store), GcReport::default());
+}
+
+#[test]
+fn a_flat_lease_holds_the_index_alone_and_expired_things_hold_nothing() {
+    use crate::metadata::Labelled;
+    let (dir, store) = fresh();
+    let made = put_image(dir.path(), &store, "a", &["base"]);
+    let labels = |name: &str, value: &str| Labels::from([(name.to_string(), value.to_string())]);
+    let past = "2001-01-01T00:00:00Z";
+    store.lease_create("flat", None, &labels("containerd.io/gc.flat", "")).expect("creates");
+    store.lease_create("over", None, &labels("containerd.io/gc.expire", past)).expect("creates");
+    store.metadata().lease_add("flat", &[Resource::Blob(made.manifest)]).expect("adds");
+    store.metadata().lease_add("over", &[Resource::Blob(made.blobs[0])]).expect("adds");
+    label(&store, Labelled::Image("a"), "containerd.io/gc.expire", past);
+    let report = collect_now(&store);
+    assert_eq!(
+        (report.images_removed, report.leases_removed, report.blobs_removed),
+        (vec!["a".to_string()], 1, 2)
+    );
+    assert!(store.content().stat(&made.manifest).expect("stats").is_some());
+}
+
+#[test]
+fn a_lease_on_a_document_that_nobody_looked_into_makes_the_collection_mark_again() {
+    let (_dir, store) = fresh();
+    let config = put(&store, b"{}");
+    let leaf = put(&store, b"a layer");
+    let entry = |digest: &Digest| serde_json::json!({"digest": digest, "size": 1});
+    let json = serde_json::json!({"schemaVersion": 2, "config": entry(&config), "layers": [entry(&leaf)]});
+    let manifest = put(&store, json.to_string().as_bytes());
+    let plan = planned(&store);
+    store.lease_create("mine", None, &Labels::new()).expect("creates");
+    store.lease_add("mine", &[Resource::Blob(manifest)]).expect("adds");
+    assert!(!sweep(&store, &plan).1);
+    assert_eq!(collect_now(&store), GcReport::default());
+    store.lease_end("mine").expect("ends");
+    assert_eq!(collect_now(&store).blobs_removed, 3);
+}

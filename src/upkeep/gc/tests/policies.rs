@@ -1,0 +1,101 @@
+//! Which images a policy removes, and what brings them back.
+
+use super::*;
+
+#[test]
+fn a_removed_image_can_be_restored_until_its_grace_is_over_and_a_collection_came() {
+    let (dir, store) = fresh();
+    let made = put_image(dir.path(), &store, "docker.io/library/a:1", &["base", "top"]);
+    let name = ["a:1".to_string()];
+    let bury = |grace_ms| {
+        let row = store.metadata().image_get("docker.io/library/a:1").expect("reads").expect("is there");
+        store.metadata().image_bury(&row, grace_ms).expect("removes");
+    };
+    bury(3_600_000);
+    assert_eq!(collect_now(&store), GcReport::default(), "within its grace");
+    crate::upkeep::restore(&store, &name).expect("restores");
+    bury(0);
+    crate::upkeep::restore(&store, &name).expect("restores: no collection came");
+    assert!(is_here(&store, &made));
+    bury(0);
+    assert_eq!(collect_now(&store).blobs_removed, 4);
+    let gone = crate::upkeep::restore(&store, &name).err().map(|error| error.kind());
+    assert_eq!(gone, Some(ErrorKind::NotFound));
+}
+
+#[test]
+fn policies_spare_what_is_pinned_in_use_or_among_the_last() {
+    use crate::metadata::{Labelled, PINNED, PINNED_LABEL};
+    let (dir, store) = fresh();
+    let names = ["r/app:1", "r/app:2", "r/app:3", "r/app:4", "r/other:1"];
+    let made = names.map(|name| {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        put_image(dir.path(), &store, name, &[name])
+    });
+    label(&store, Labelled::Image("r/app:1"), PINNED_LABEL, PINNED);
+    snapshot(&store, "mounted", SnapshotKind::View, Some(&made[1].chains[0]), None);
+    let policy = GcOptions { keep_last: Some(1), ..GcOptions::default() };
+    let would = gc(&store, &GcOptions { dry_run: true, ..policy.clone() }).expect("plans");
+    assert_eq!(would.images_removed, ["r/app:3"]);
+    let old = GcOptions { older_than: Some(Duration::from_secs(3600)), ..policy.clone() };
+    assert_eq!(gc(&store, &old).expect("collects"), GcReport::default(), "none of them is old");
+    let report = gc(&store, &policy).expect("collects");
+    assert_eq!((report.images_removed, report.bytes_freed), (would.images_removed, would.bytes_freed));
+    assert_eq!(made.each_ref().map(|made| is_here(&store, made)), [true, true, false, true, true]);
+    let all = GcOptions {
+        older_than: Some(Duration::ZERO),
+        grace: Duration::from_secs(3600),
+        ..GcOptions::default()
+    };
+    let report = gc(&store, &all).expect("collects");
+    assert_eq!(
+        (report.images_removed.len(), report.blobs_removed),
+        (2, 0),
+        "with a grace they can be restored"
+    );
+}
+
+#[test]
+fn images_go_until_enough_is_free_and_not_before() {
+    let (dir, store) = fresh();
+    put_image(dir.path(), &store, "a", &["base"]);
+    let enough = GcOptions { until_free_bytes: Some(1), ..GcOptions::default() };
+    let report = gc(&store, &enough).expect("collects");
+    assert_eq!((report.images_removed.len(), report.goal_missed), (0, false));
+    let too_much = GcOptions { until_free_bytes: Some(u64::MAX), ..GcOptions::default() };
+    let would = gc(&store, &GcOptions { dry_run: true, ..too_much.clone() }).expect("plans");
+    assert_eq!((would.images_removed, would.goal_missed), (vec!["a".to_string()], true));
+    let report = gc(&store, &too_much).expect("collects");
+    assert_eq!((report.images_removed, report.goal_missed), (vec!["a".to_string()], true));
+    assert_eq!(count(dir.path(), "trees"), 0);
+}
+
+#[test]
+fn an_image_that_is_imported_again_after_it_was_chosen_stays() {
+    let (dir, store) = fresh();
+    put_image(dir.path(), &store, "a", &["base"]);
+    let chosen = store.metadata().images().expect("lists");
+    let made = put_image(dir.path(), &store, "a", &["base", "top"]);
+    let mut report = GcReport::default();
+    policy::bury(&store, &chosen, &GcOptions::default(), &mut report).expect("removes");
+    assert_eq!(report.images_removed, Vec::<String>::new());
+    collect_now(&store);
+    assert!(is_here(&store, &made));
+}
+
+#[test]
+fn removing_until_enough_is_free_stops_where_it_frees_nothing() {
+    let (dir, store) = fresh();
+    let made = put_image(dir.path(), &store, "a", &["base"]);
+    let held: Vec<Resource> = made.blobs.iter().map(|digest| Resource::Blob(*digest)).collect();
+    let held = held.into_iter().chain(made.trees.iter().map(|id| Resource::Tree(*id)));
+    let held = held.chain(made.chains.iter().map(|key| Resource::Snapshot(key.clone())));
+    store.lease_create("kept", None, &Labels::new()).expect("creates");
+    store.metadata().lease_add("kept", &held.collect::<Vec<_>>()).expect("holds");
+    let goal = GcOptions { until_free_bytes: Some(u64::MAX), ..GcOptions::default() };
+    let with_grace = GcOptions { grace: Duration::from_secs(60), ..goal.clone() };
+    assert_eq!(gc(&store, &with_grace).err().map(|error| error.kind()), Some(ErrorKind::InvalidArgument));
+    let report = gc(&store, &goal).expect("collects");
+    assert!(report.goal_missed);
+    assert!(is_here(&store, &made));
+}
