@@ -11,8 +11,8 @@ use super::columns::parsed;
 use super::connection::Sync;
 use super::references::References;
 use super::{
-    ImageRow, Labels, LeaseRow, Metadata, Resource, SnapshotRow, Tombstone, TreeRow, blobs, images, labels,
-    leases, references, snapshots, tombstones, trees,
+    ImageRow, Labels, LeaseRow, Metadata, Resource, SnapshotKind, SnapshotRow, Tombstone, TreeRow, blobs,
+    images, labels, leases, references, snapshots, tombstones, trees,
 };
 use crate::error::{ErrorKind, Result};
 use crate::oci::{DiffId, Digest};
@@ -26,10 +26,19 @@ pub struct Mark {
     labels: u64,
     /// What labels have as their value, and the blobs and snapshots that carry these.
     labelled: HashMap<String, Vec<Carrier>>,
+    /// The rows of the snapshots that were found dead.
+    dead: HashSet<u64>,
+}
+
+impl Mark {
+    /// Adds what the marking found of snapshots: the rows of those that nothing needs. All others count as needed.
+    pub fn found_dead(&mut self, snapshots: impl Iterator<Item = u64>) {
+        self.dead.extend(snapshots);
+    }
 }
 
 /// Who carries a label.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Carrier {
     Blob(Digest),
     Snapshot(String),
@@ -64,7 +73,7 @@ pub struct Facts {
     pub blob_labels: BTreeMap<String, Labels>,
     /// What names what.
     pub references: References,
-    /// The snapshots, parents before children.
+    /// The snapshots, parents before children; also those that an earlier boot left and nobody trusts any more.
     pub snapshots: Vec<SnapshotRow>,
     /// Every blob that has any record, whether it is on the disk or not.
     pub blobs: Vec<Digest>,
@@ -83,9 +92,14 @@ impl Metadata {
                 (lease, resources)
             };
             let blob_labels = labels::with(transaction, "blob", GC_LABELS)?;
-            let snapshots = snapshots::all(transaction, self.boot())?;
+            let snapshots = snapshots::all_rows(transaction)?;
             Ok(Facts {
-                mark: Mark { changed, labels: label_changes, labelled: labelled(&blob_labels, &snapshots) },
+                mark: Mark {
+                    changed,
+                    labels: label_changes,
+                    labelled: labelled(&blob_labels, &snapshots),
+                    dead: HashSet::new(),
+                },
                 images: images::all(transaction)?,
                 tombstones: tombstones::all(transaction)?,
                 leases: leases::all(transaction)?.into_iter().map(with_resources).collect(),
@@ -140,10 +154,7 @@ impl Metadata {
             let now = Now { connection: transaction, mark };
             let mut swept = Vec::new();
             for DeadSnapshot { key, id } in dead {
-                let in_use = leases::is_held(transaction, "snapshot", key)?
-                    || exists(transaction, "SELECT 1 FROM manifest WHERE chain_id = ? LIMIT 1", key)?
-                    || now.needs_by_label(key)?;
-                if in_use || snapshots::id_of(transaction, key)? != Some(*id) {
+                if now.needs_snapshot(key)? || snapshots::id_of(transaction, key)? != Some(*id) {
                     continue;
                 }
                 match snapshots::remove(transaction, key) {
@@ -209,45 +220,53 @@ struct Now<'a> {
 
 impl Now<'_> {
     /// Whether a blob that the mark did not reach is needed by now: by a lease, by an image that has changed since, or by
-    /// a document or something labelled that is. Goes up from the blob; each thing is looked at once.
+    /// a document or something labelled that is.
     fn needs_blob(&self, digest: &Digest) -> Result<bool> {
-        let mut seen = HashSet::from([*digest]);
-        let mut waiting = vec![*digest];
-        while let Some(above) = waiting.pop() {
-            let key = above.to_string();
-            let held = match above == *digest {
-                true => leases::is_held(self.connection, "blob", &key)?,
-                false => leases::is_held_with_what_it_names(self.connection, &key)?,
-            };
-            if held || self.is_of_changed_image(&key)? {
-                return Ok(true);
-            }
-            let mut next = references::referrers(self.connection, &key)?;
-            for carrier in self.carriers(&key) {
-                match carrier {
-                    Carrier::Blob(blob) => next.push(*blob),
-                    // It has not been swept: something stands on it by now.
-                    Carrier::Snapshot(key) if snapshots::id_of(self.connection, key)?.is_some() => {
-                        return Ok(true);
-                    }
-                    Carrier::Snapshot(_) => {}
-                }
-            }
-            waiting.extend(next.into_iter().filter(|above| seen.insert(*above)));
+        match leases::is_held(self.connection, "blob", &digest.to_string())? {
+            true => Ok(true),
+            false => self.needs_above(Carrier::Blob(*digest)),
         }
-        Ok(false)
     }
 
-    /// Whether something that is needed by now has a label with this snapshot in it.
-    fn needs_by_label(&self, snapshot: &str) -> Result<bool> {
-        for carrier in self.carriers(snapshot) {
-            let needed = match carrier {
-                Carrier::Blob(digest) => self.needs_blob(digest)?,
-                Carrier::Snapshot(key) => snapshots::id_of(self.connection, key)?.is_some(),
+    /// The same for a snapshot. What stands on it is not asked for: with a child it is not removed anyway.
+    fn needs_snapshot(&self, key: &str) -> Result<bool> {
+        Ok(self.holds_snapshot(key)? || self.needs_above(Carrier::Snapshot(key.to_string()))?)
+    }
+
+    fn holds_snapshot(&self, key: &str) -> Result<bool> {
+        let of_image = "SELECT 1 FROM manifest WHERE chain_id = ? LIMIT 1";
+        Ok(leases::is_held(self.connection, "snapshot", key)? || exists(self.connection, of_image, key)?)
+    }
+
+    /// Goes up from something that was dead as the mark was made, to what is not. Each thing is looked at once, so those
+    /// that only refer to each other end nowhere.
+    fn needs_above(&self, start: Carrier) -> Result<bool> {
+        let mut seen = HashSet::from([start.clone()]);
+        let mut waiting = vec![start.clone()];
+        while let Some(one) = waiting.pop() {
+            let (key, mut above) = match &one {
+                Carrier::Blob(digest) => {
+                    let key = digest.to_string();
+                    let held = one != start && leases::is_held_with_what_it_names(self.connection, &key)?;
+                    if held || self.is_of_changed_image(&key)? {
+                        return Ok(true);
+                    }
+                    let referrers = references::referrers(self.connection, &key)?;
+                    (key, referrers.into_iter().map(Carrier::Blob).collect::<Vec<_>>())
+                }
+                Carrier::Snapshot(key) if one == start => (key.clone(), Vec::new()),
+                Carrier::Snapshot(key) => {
+                    let Some(row) = snapshots::find(self.connection, key)? else { continue };
+                    let alive = row.kind != SnapshotKind::Committed || !self.mark.dead.contains(&row.id);
+                    if alive || self.holds_snapshot(key)? {
+                        return Ok(true);
+                    }
+                    let children = snapshots::children(self.connection, row.id)?;
+                    (key.clone(), children.into_iter().map(Carrier::Snapshot).collect())
+                }
             };
-            if needed {
-                return Ok(true);
-            }
+            above.extend(self.carriers(&key).cloned());
+            waiting.extend(above.into_iter().filter(|above| seen.insert(above.clone())));
         }
         Ok(false)
     }

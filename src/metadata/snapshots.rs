@@ -8,7 +8,7 @@ use super::connection::Sync;
 use super::{Labels, Metadata};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::DiffId;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use std::collections::HashMap;
 
 /// What a snapshot is.
@@ -212,15 +212,7 @@ impl Metadata {
     /// The snapshots that wait to be removed, longest first.
     pub fn snapshots_deferred(&self) -> Result<Vec<SnapshotRow>> {
         let sql = format!("{SNAPSHOT} WHERE s.remove_ms IS NOT NULL ORDER BY s.remove_ms, s.id");
-        self.read(|transaction| {
-            let mut statement = transaction.prepare_cached(&sql)?;
-            let mut rows = statement.query([])?;
-            let mut snapshots = Vec::new();
-            while let Some(row) = rows.next()? {
-                snapshots.push(snapshot(row)?);
-            }
-            Ok(snapshots)
-        })
+        self.read(|transaction| several(transaction, &sql, &[]))
     }
 
     /// Replaces a snapshot's labels.
@@ -279,15 +271,31 @@ impl Metadata {
     }
 }
 
-pub(super) fn all(connection: &Connection, boot: &str) -> Result<Vec<SnapshotRow>> {
+fn all(connection: &Connection, boot: &str) -> Result<Vec<SnapshotRow>> {
     let sql = format!("{SNAPSHOT} WHERE ?1 IS NULL AND {TRUSTED} ORDER BY s.id");
-    let mut statement = connection.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![None::<String>, boot])?;
+    Ok(parents_first(several(connection, &sql, &[&None::<String>, &boot])?))
+}
+
+/// Every row, trusted or not, parents before children.
+pub(super) fn all_rows(connection: &Connection) -> Result<Vec<SnapshotRow>> {
+    Ok(parents_first(several(connection, &format!("{SNAPSHOT} ORDER BY s.id"), &[])?))
+}
+
+fn several(connection: &Connection, sql: &str, values: &[&dyn ToSql]) -> Result<Vec<SnapshotRow>> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(values)?;
     let mut snapshots = Vec::new();
     while let Some(row) = rows.next()? {
         snapshots.push(snapshot(row)?);
     }
-    Ok(parents_first(snapshots))
+    Ok(snapshots)
+}
+
+/// The keys of those that have this row as their parent.
+pub(super) fn children(connection: &Connection, id: u64) -> Result<Vec<String>> {
+    let mut statement = connection.prepare_cached("SELECT key FROM snapshot WHERE parent_id = ?")?;
+    let keys = statement.query_map([int(id)], |row| row.get(0))?;
+    Ok(keys.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Ids mostly say it already; a rebase or a replacement can put a parent behind its child.
@@ -433,7 +441,8 @@ fn get(connection: &Connection, key: &str, boot: &str) -> Result<Option<Snapshot
     rows.next()?.map(snapshot).transpose()
 }
 
-fn find(connection: &Connection, key: &str) -> Result<Option<SnapshotRow>> {
+/// The row of this key, trusted or not.
+pub(super) fn find(connection: &Connection, key: &str) -> Result<Option<SnapshotRow>> {
     let mut statement = connection.prepare_cached(&format!("{SNAPSHOT} WHERE s.key = ?1"))?;
     let mut rows = statement.query([key])?;
     rows.next()?.map(snapshot).transpose()

@@ -10,7 +10,8 @@ use super::labels::{self, Label};
 use crate::error::{ErrorKind, Result};
 use crate::limits::Limits;
 use crate::metadata::{
-    DocumentReferences, Facts, ImageRow, Labels, ManifestRow, Resource, SnapshotKind, SnapshotRow, Tombstone,
+    DocumentReferences, Facts, ImageRow, Labels, LeaseRow, ManifestRow, Resource, SnapshotKind, SnapshotRow,
+    Tombstone,
 };
 use crate::oci::{ChainId, DiffId, Digest, parse_document};
 use crate::store::Store;
@@ -25,8 +26,6 @@ pub(super) struct Reach {
     pub(super) trees: HashSet<DiffId>,
     pub(super) snapshots: HashSet<String>,
     pub(super) ingests: HashSet<String>,
-    /// Snapshots of mounts that are no longer there.
-    pub(super) abandoned: HashSet<String>,
     /// Documents that could not be read, and why.
     pub(super) unreadable: Vec<(Digest, String)>,
     /// What was read for the first time.
@@ -41,124 +40,256 @@ pub(super) struct Without<'a> {
     pub(super) leases: &'a HashSet<String>,
 }
 
+/// Something that is needed, and how much of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Thing {
+    /// A blob and nothing that it refers to.
+    Bare(Digest),
+    /// A blob and what its labels refer to.
+    Blob(Digest),
+    /// A blob with its labels, and what it names, as far down as that goes.
+    Document(Digest),
+    Tree(DiffId),
+    /// A snapshot, those below it, their trees, and what their labels refer to.
+    Snapshot(String),
+    Ingest(String),
+}
+
+/// What is needed by nothing and needs something.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Root<'a> {
+    Lease(&'a LeaseRow, &'a [Resource]),
+    Image(&'a ImageRow),
+    Removed(&'a Tombstone),
+    /// A blob with the label `containerd.io/gc.root`.
+    Label(Digest),
+    /// A snapshot in use, or a user's own.
+    Snapshot(&'a SnapshotRow),
+}
+
+/// Who needs something.
+#[derive(Clone, Debug)]
+pub(super) enum Source<'a> {
+    Root(Root<'a>),
+    Thing(Thing),
+}
+
+/// Every way by which a mark came to something.
+pub(super) type Trail<'a> = Vec<(Source<'a>, Thing)>;
+
 /// What is asked about, and what is known of it.
 pub(super) struct Needs<'a> {
     store: &'a Store,
     facts: &'a Facts,
     snapshots: HashMap<&'a str, &'a SnapshotRow>,
+    /// The copies of a chain with other owners.
+    copies: HashMap<&'a str, Vec<&'a str>>,
 }
 
 impl<'a> Needs<'a> {
     pub(super) fn new(store: &'a Store, facts: &'a Facts) -> Self {
         let snapshots = facts.snapshots.iter().map(|row| (row.key.as_str(), row)).collect();
-        Needs { store, facts, snapshots }
+        let mut copies: HashMap<&str, Vec<&str>> = HashMap::new();
+        for row in &facts.snapshots {
+            if let Some(of) = row.labels.get(REMAPPED_OF_LABEL) {
+                copies.entry(of).or_default().push(&row.key);
+            }
+        }
+        Needs { store, facts, snapshots, copies }
     }
 
     /// What one image needs, whatever else does.
-    pub(super) fn of_image(&self, image: &ImageRow) -> Result<Reach> {
-        let mut walk = Walk::new(self);
-        walk.image(&image.target.digest, &image.manifests)?;
+    pub(super) fn of_image(&'a self, image: &'a ImageRow) -> Result<Reach> {
+        let mut walk = Walk::new(self, false);
+        walk.image(&Source::Root(Root::Image(image)), &image.target.digest, &image.manifests);
+        walk.run()?;
         Ok(walk.found)
     }
 
     /// What the store's images, snapshots and live leases need.
-    pub(super) fn of_all(&self, without: &Without<'_>) -> Result<Reach> {
-        reach(self, without)
+    pub(super) fn of_all(&'a self, without: &Without<'_>) -> Result<Reach> {
+        Ok(self.mark(without, false)?.found)
+    }
+
+    /// The same, and how it is reached.
+    pub(super) fn trail(&'a self, without: &Without<'_>) -> Result<(Reach, Trail<'a>)> {
+        let walk = self.mark(without, true)?;
+        Ok((walk.found, walk.trail.unwrap_or_default()))
+    }
+
+    fn mark(&'a self, without: &Without<'_>, trail: bool) -> Result<Walk<'a>> {
+        let mut walk = Walk::new(self, trail);
+        for root in self.roots(without)? {
+            walk.root(root);
+            walk.run()?;
+        }
+        Ok(walk)
+    }
+
+    fn roots(&self, without: &Without<'_>) -> Result<Vec<Root<'a>>> {
+        let facts = self.facts;
+        let leases = facts.leases.iter().filter(|(lease, _)| !without.leases.contains(&lease.id));
+        let images = facts.images.iter().filter(|image| !(without.image)(image));
+        let removed = facts.tombstones.iter().filter(|tombstone| !(without.tombstone)(tombstone));
+        let labelled = facts.blob_labels.iter().filter(|(_, labels)| labels.contains_key(labels::ROOT));
+        let abandoned = self.store.abandoned_mounts(&facts.snapshots)?;
+        let stays = |row: &&SnapshotRow| {
+            row.labels.contains_key(labels::ROOT) || stays_by_itself(row) && !abandoned.contains(&row.key)
+        };
+        let mut roots: Vec<Root<'a>> = Vec::new();
+        roots.extend(leases.map(|(lease, resources)| Root::Lease(lease, resources)));
+        roots.extend(images.map(Root::Image));
+        roots.extend(removed.map(Root::Removed));
+        roots.extend(labelled.filter_map(|(digest, _)| digest.parse().ok().map(Root::Label)));
+        roots.extend(facts.snapshots.iter().filter(stays).map(Root::Snapshot));
+        Ok(roots)
     }
 }
 
-fn reach(needs: &Needs<'_>, without: &Without<'_>) -> Result<Reach> {
-    let (store, facts) = (needs.store, needs.facts);
-    let mut walk = Walk::new(needs);
-    for (lease, resources) in &facts.leases {
-        if !without.leases.contains(&lease.id) {
-            walk.lease(&lease.labels, resources)?;
-        }
-    }
-    for image in facts.images.iter().filter(|image| !(without.image)(image)) {
-        walk.image(&image.target.digest, &image.manifests)?;
-        walk.labels(facts.image_labels.get(&image.label_key()))?;
-    }
-    for tombstone in facts.tombstones.iter().filter(|tombstone| !(without.tombstone)(tombstone)) {
-        walk.image(&tombstone.target.digest, &tombstone.manifests)?;
-        walk.labels(Some(&tombstone.labels))?;
-    }
-    for (digest, labels) in &facts.blob_labels {
-        if let (true, Ok(digest)) = (labels.contains_key(labels::ROOT), digest.parse()) {
-            walk.blob(digest, true)?;
-        }
-    }
-    walk.found.abandoned = store.abandoned_mounts(&facts.snapshots)?;
-    walk.snapshots_in_use()?;
-    Ok(walk.found)
-}
-
+/// Goes down from the roots. Each thing is looked into once, so circles end, and only what a root leads to counts.
 struct Walk<'a> {
     needs: &'a Needs<'a>,
-    facts: &'a Facts,
+    /// Blobs whose labels have been followed.
+    labelled: HashSet<Digest>,
     /// Documents whose names have been followed.
     followed: HashSet<Digest>,
+    waiting: Vec<Thing>,
     found: Reach,
+    trail: Option<Trail<'a>>,
 }
 
 impl<'a> Walk<'a> {
-    fn new(needs: &'a Needs<'a>) -> Self {
-        Walk { needs, facts: needs.facts, followed: HashSet::new(), found: Reach::default() }
+    fn new(needs: &'a Needs<'a>, trail: bool) -> Self {
+        let trail = trail.then(Vec::new);
+        Walk {
+            needs,
+            labelled: HashSet::new(),
+            followed: HashSet::new(),
+            waiting: Vec::new(),
+            found: Reach::default(),
+            trail,
+        }
+    }
+
+    fn root(&mut self, root: Root<'a>) {
+        let from = Source::Root(root);
+        match root {
+            Root::Lease(lease, resources) => self.lease(&from, &lease.labels, resources),
+            Root::Image(image) => {
+                self.image(&from, &image.target.digest, &image.manifests);
+                self.labels(&from, self.needs.facts.image_labels.get(&image.label_key()));
+            }
+            Root::Removed(tombstone) => {
+                self.image(&from, &tombstone.target.digest, &tombstone.manifests);
+                self.labels(&from, Some(&tombstone.labels));
+            }
+            Root::Label(digest) => self.need(&from, Thing::Document(digest)),
+            Root::Snapshot(row) => self.need(&from, Thing::Snapshot(row.key.clone())),
+        }
     }
 
     /// With `gc.flat` a lease holds its resources and nothing that these refer to.
-    fn lease(&mut self, labels: &Labels, resources: &[Resource]) -> Result<()> {
+    fn lease(&mut self, from: &Source<'a>, labels: &'a Labels, resources: &[Resource]) {
         let flat = labels.contains_key(labels::FLAT);
         for resource in resources {
-            match resource {
-                Resource::Blob(digest) if flat => drop(self.found.blobs.insert(*digest)),
-                Resource::Blob(digest) => self.blob(*digest, true)?,
-                Resource::Tree(diff_id) => drop(self.found.trees.insert(*diff_id)),
-                Resource::Snapshot(key) => self.snapshot(key)?,
-                Resource::Ingest(name) => drop(self.found.ingests.insert(name.clone())),
-            }
+            let thing = match resource {
+                Resource::Blob(digest) if flat => Thing::Bare(*digest),
+                Resource::Blob(digest) => Thing::Document(*digest),
+                Resource::Tree(diff_id) => Thing::Tree(*diff_id),
+                Resource::Snapshot(key) => Thing::Snapshot(key.clone()),
+                Resource::Ingest(name) => Thing::Ingest(name.clone()),
+            };
+            self.need(from, thing);
         }
-        self.labels(Some(labels))
+        self.labels(from, Some(labels));
     }
 
-    fn image(&mut self, target: &Digest, manifests: &[ManifestRow]) -> Result<()> {
-        self.blob(*target, true)?;
+    /// What the rows of an image say, which is less than its documents where those name what is not here.
+    fn image(&mut self, from: &Source<'a>, target: &Digest, manifests: &[ManifestRow]) {
+        self.need(from, Thing::Document(*target));
         for manifest in manifests {
-            self.blob(manifest.digest, true)?;
-            self.blob(manifest.config, false)?;
-            manifest.layers.iter().try_for_each(|(digest, _)| self.blob(*digest, false))?;
-            manifest.chain_id.map_or(Ok(()), |chain_id| self.snapshot(&chain_id.to_string()))?;
+            self.need(from, Thing::Document(manifest.digest));
+            let document = Source::Thing(Thing::Document(manifest.digest));
+            let layers = manifest.layers.iter().map(|(digest, _)| *digest);
+            layers.chain([manifest.config]).for_each(|digest| self.need(&document, Thing::Blob(digest)));
+            if let Some(chain_id) = manifest.chain_id {
+                self.need(from, Thing::Snapshot(chain_id.to_string()));
+            }
+        }
+    }
+
+    fn labels(&mut self, from: &Source<'a>, of: Option<&Labels>) {
+        for label in of.into_iter().flat_map(labels::references) {
+            let thing = match label {
+                Label::Content(digest) => Thing::Document(digest),
+                Label::Snapshot(key) => Thing::Snapshot(key),
+            };
+            self.need(from, thing);
+        }
+    }
+
+    /// Notes that something is needed; what it needs in turn is looked at by [`Walk::run`].
+    fn need(&mut self, from: &Source<'a>, thing: Thing) {
+        if let Some(trail) = &mut self.trail {
+            trail.push((from.clone(), thing.clone()));
+        }
+        let is_new = match &thing {
+            Thing::Bare(digest) => {
+                self.found.blobs.insert(*digest);
+                false
+            }
+            Thing::Blob(digest) => {
+                self.found.blobs.insert(*digest);
+                !self.needs.facts.blob_labels.is_empty() && self.labelled.insert(*digest)
+            }
+            Thing::Document(digest) => self.followed.insert(*digest),
+            Thing::Tree(diff_id) => {
+                self.found.trees.insert(*diff_id);
+                false
+            }
+            Thing::Snapshot(key) => self.found.snapshots.insert(key.clone()),
+            Thing::Ingest(name) => {
+                self.found.ingests.insert(name.clone());
+                false
+            }
+        };
+        if is_new {
+            self.waiting.push(thing);
+        }
+    }
+
+    fn run(&mut self) -> Result<()> {
+        while let Some(thing) = self.waiting.pop() {
+            let from = Source::Thing(thing.clone());
+            match &thing {
+                Thing::Blob(digest) => {
+                    self.labels(&from, self.needs.facts.blob_labels.get(&digest.to_string()));
+                }
+                Thing::Document(digest) => {
+                    self.need(&from, Thing::Blob(*digest));
+                    self.names(&from, digest);
+                }
+                Thing::Snapshot(key) => self.snapshot(&from, key),
+                Thing::Bare(_) | Thing::Tree(_) | Thing::Ingest(_) => {}
+            }
         }
         Ok(())
     }
 
-    /// A blob, and with `follow` what it names, as far down as that goes. Each is visited once, so cycles end.
-    fn blob(&mut self, digest: Digest, follow: bool) -> Result<()> {
-        let mut waiting = vec![(digest, follow)];
-        while let Some((digest, follow)) = waiting.pop() {
-            if self.found.blobs.insert(digest) && !self.facts.blob_labels.is_empty() {
-                self.labels(self.facts.blob_labels.get(&digest.to_string()))?;
+    fn names(&mut self, from: &Source<'a>, digest: &Digest) {
+        let thing = |digest, follow| if follow { Thing::Document(digest) } else { Thing::Blob(digest) };
+        let references = &self.needs.facts.references;
+        if let Some(at) = references.position(digest).map(|at| at as usize) {
+            for (to, follow) in &references.names[at] {
+                self.need(from, thing(references.digests[*to as usize], *follow));
             }
-            if follow && self.followed.insert(digest) {
-                self.names(&digest, &mut waiting);
-            }
-        }
-        Ok(())
-    }
-
-    fn names(&mut self, digest: &Digest, waiting: &mut Vec<(Digest, bool)>) {
-        let references = &self.facts.references;
-        let known = references.position(digest).map(|at| at as usize);
-        if let Some(at) = known {
-            let name = |(to, follow): &(u32, bool)| (references.digests[*to as usize], *follow);
-            waiting.extend(references.names[at].iter().map(name));
             if references.read[at] {
                 return;
             }
         }
         match look_into(self.needs.store, digest) {
             Ok(Some(document)) => {
-                waiting.extend(&document.names);
+                document.names.iter().for_each(|(to, follow)| self.need(from, thing(*to, *follow)));
                 self.found.learnt.push(document);
             }
             Ok(None) => {}
@@ -166,50 +297,19 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A snapshot, those below it, their trees, and what their labels refer to.
-    fn snapshot(&mut self, key: &str) -> Result<()> {
-        let mut next = Some(key.to_string());
-        while let Some(key) = next.take() {
-            if !self.found.snapshots.insert(key.clone()) {
-                break;
-            }
-            let Some(row) = self.needs.snapshots.get(key.as_str()).copied() else { break };
-            self.found.trees.extend(row.tree);
-            self.labels(Some(&row.labels))?;
-            next.clone_from(&row.parent);
+    /// A copy of a chain with other owners stays as long as the chain does.
+    fn snapshot(&mut self, from: &Source<'a>, key: &str) {
+        for copy in self.needs.copies.get(key).into_iter().flatten() {
+            self.need(from, Thing::Snapshot(copy.to_string()));
         }
-        Ok(())
-    }
-
-    fn labels(&mut self, of: Option<&Labels>) -> Result<()> {
-        for label in of.into_iter().flat_map(labels::references) {
-            match label {
-                Label::Content(digest) => self.blob(digest, true)?,
-                Label::Snapshot(key) => self.snapshot(&key)?,
-            }
+        let Some(row) = self.needs.snapshots.get(key).copied() else { return };
+        if let Some(tree) = row.tree {
+            self.need(from, Thing::Tree(tree));
         }
-        Ok(())
-    }
-
-    /// Besides what is named, everything that is in use or holds a user's own work stays.
-    fn snapshots_in_use(&mut self) -> Result<()> {
-        // Unless a lease holds it.
-        let held = &self.found.snapshots;
-        self.found.abandoned.retain(|key| !held.contains(key));
-        let facts = self.facts;
-        for row in facts.snapshots.iter().filter(|row| stays_by_itself(row)) {
-            if !self.found.abandoned.contains(&row.key) {
-                self.snapshot(&row.key)?;
-            }
+        if let Some(parent) = &row.parent {
+            self.need(from, Thing::Snapshot(parent.clone()));
         }
-        // A copy of a chain with other owners stays as long as the chain does.
-        for row in &facts.snapshots {
-            let of = row.labels.get(REMAPPED_OF_LABEL);
-            if of.is_some_and(|of| self.found.snapshots.contains(of)) {
-                self.snapshot(&row.key)?;
-            }
-        }
-        Ok(())
+        self.labels(from, Some(&row.labels));
     }
 }
 
@@ -218,7 +318,7 @@ fn stays_by_itself(row: &SnapshotRow) -> bool {
     let made_by_import = row.tree.is_some()
         || row.key.parse::<ChainId>().is_ok()
         || row.labels.contains_key(REMAPPED_OF_LABEL);
-    row.kind != SnapshotKind::Committed || !made_by_import || row.labels.contains_key(labels::ROOT)
+    row.kind != SnapshotKind::Committed || !made_by_import
 }
 
 /// What a blob names; `None` if it is not here (a sparse image), so that nothing is known of it.

@@ -171,11 +171,10 @@ impl Plan {
         let dirs = durable::open_dir(store.root(), "snapshots")?;
         for row in rows.iter().rev().filter(|row| !reach.snapshots.contains(&row.key)) {
             let was_mounted = row.kind != SnapshotKind::Committed;
-            if !was_mounted || reach.abandoned.contains(&row.key) {
-                let bytes = measure(dirs.as_fd(), &row.id.to_string())?.bytes;
-                self.snapshots.push(Dead { key: row.key.clone(), id: row.id, bytes, was_mounted });
-            }
+            let bytes = measure(dirs.as_fd(), &row.id.to_string())?.bytes;
+            self.snapshots.push(Dead { key: row.key.clone(), id: row.id, bytes, was_mounted });
         }
+        self.mark.found_dead(self.snapshots.iter().map(|dead| dead.id));
         let known: HashSet<u64> = store.metadata().snapshot_ids()?.into_iter().collect();
         for name in &listing.snapshots {
             // Only numbers are ours. What else lies there was put there by someone else, and fsck tells of it.

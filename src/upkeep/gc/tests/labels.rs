@@ -77,3 +77,75 @@ fn a_lease_on_a_document_that_nobody_looked_into_makes_the_collection_mark_again
     store.lease_end("mine").expect("ends");
     assert_eq!(collect_now(&store).blobs_removed, 3);
 }
+
+const TO_SNAPSHOT: &str = "containerd.io/gc.ref.snapshot.overlayfs";
+
+fn label_snapshot(store: &Store, key: &str, name: &str, value: &str) {
+    let labels = Labels::from([(name.to_string(), value.to_string())]);
+    store.metadata().snapshot_update_labels(key, &labels).expect("labels");
+}
+
+/// Committed snapshots as an import makes them, which no image has.
+fn chains(store: &Store, names: &[&str]) -> Vec<String> {
+    let key = |name: &&str| ChainId(Digest::of(name.as_bytes())).to_string();
+    let keys: Vec<String> = names.iter().map(key).collect();
+    for key in &keys {
+        snapshot(store, key, SnapshotKind::Committed, None, None);
+    }
+    keys
+}
+
+#[test]
+fn snapshots_that_only_name_each_other_go() {
+    let (dir, store) = fresh();
+    let keys = chains(&store, &["one", "two", "itself"]);
+    label_snapshot(&store, &keys[0], TO_SNAPSHOT, &keys[1]);
+    label_snapshot(&store, &keys[1], TO_SNAPSHOT, &keys[0]);
+    label_snapshot(&store, &keys[2], TO_SNAPSHOT, &keys[2]);
+    let blob = put(&store, b"named by a snapshot that nothing needs");
+    let content = [("containerd.io/gc.ref.content".to_string(), blob.to_string())];
+    let labels: Labels = content.into_iter().chain([(TO_SNAPSHOT.to_string(), keys[1].clone())]).collect();
+    store.metadata().snapshot_update_labels(&keys[0], &labels).expect("labels");
+    let report = collect_now(&store);
+    assert_eq!((report.snapshots_removed, report.blobs_removed), (3, 1));
+    assert_eq!(count(dir.path(), "snapshots"), 0);
+}
+
+#[test]
+fn a_snapshot_labelled_as_a_root_keeps_a_circle_alive() {
+    let (_dir, store) = fresh();
+    let keys = chains(&store, &["root", "one", "two"]);
+    label_snapshot(&store, &keys[1], TO_SNAPSHOT, &keys[2]);
+    label_snapshot(&store, &keys[2], TO_SNAPSHOT, &keys[1]);
+    let root = [("containerd.io/gc.root", "now"), (TO_SNAPSHOT, keys[2].as_str())];
+    let labels = root.map(|(name, value)| (name.to_string(), value.to_string()));
+    store.metadata().snapshot_update_labels(&keys[0], &Labels::from(labels)).expect("labels");
+    assert_eq!(collect_now(&store).snapshots_removed, 0);
+    store.metadata().snapshot_update_labels(&keys[0], &Labels::new()).expect("labels");
+    assert_eq!(collect_now(&store).snapshots_removed, 3);
+}
+
+#[test]
+fn what_stands_since_the_mark_on_a_snapshot_keeps_all_that_this_refers_to() {
+    let (_dir, store) = fresh();
+    let keys = chains(&store, &["below", "carrier", "named", "other"]);
+    label_snapshot(&store, &keys[1], TO_SNAPSHOT, &keys[2]);
+    label_snapshot(&store, &keys[2], TO_SNAPSHOT, &keys[3]);
+    let plan = planned(&store);
+    snapshot(&store, "mine", SnapshotKind::Committed, Some(&keys[1]), None);
+    assert_eq!(sweep(&store, &plan).0.snapshots_removed, 1, "only what nothing stands on or refers to");
+    assert_eq!(collect_now(&store), GcReport::default());
+}
+
+#[test]
+fn what_a_flat_lease_holds_is_held_with_its_labels_by_an_image() {
+    use crate::metadata::Labelled;
+    let (dir, store) = fresh();
+    let made = put_image(dir.path(), &store, "a", &["base"]);
+    let wanted = put(&store, b"wanted");
+    label(&store, Labelled::Blob(&made.blobs[0]), "containerd.io/gc.ref.content", &wanted.to_string());
+    let flat = Labels::from([("containerd.io/gc.flat".to_string(), String::new())]);
+    store.lease_create("flat", None, &flat).expect("creates");
+    store.lease_add("flat", &[Resource::Blob(made.blobs[0])]).expect("adds");
+    assert_eq!(collect_now(&store), GcReport::default());
+}

@@ -184,3 +184,44 @@ fn a_snapshot_whose_mount_is_gone_goes_and_one_that_may_be_mounted_stays() {
     assert!(is_here(&store, &made));
     assert_eq!(count(dir.path(), "snapshots"), 2 + 3);
 }
+
+/// As the kernel's next boot finds what was not durable.
+fn reboot(store: &Store) {
+    let database = rusqlite::Connection::open(store.path().join("meta.db")).expect("opens");
+    database.execute_batch("UPDATE snapshot SET boot = 'earlier'").expect("runs");
+}
+
+#[test]
+fn snapshots_that_a_killed_import_left_go_after_a_reboot() {
+    let (dir, store) = fresh();
+    let made = put_image(dir.path(), &store, "a", &["base", "top"]);
+    store.metadata().image_remove("a").expect("removes");
+    let durable = [Resource::Snapshot(made.chains[0].clone())];
+    store.metadata().mark_durable(&durable).expect("marks");
+    reboot(&store);
+    assert_eq!(store.metadata().snapshot_get(&made.chains[1]).expect("reads"), None, "nobody trusts it");
+    let would = gc(&store, &dry()).expect("plans");
+    let report = collect_now(&store);
+    assert_eq!((would.snapshots_removed, report.snapshots_removed, report.trees_removed), (2, 2, 2));
+    assert_eq!(
+        (count(dir.path(), "snapshots"), store.metadata().snapshot_ids().expect("lists")),
+        (0, vec![])
+    );
+}
+
+#[test]
+fn snapshots_of_an_earlier_boot_stay_below_what_is_in_use_and_while_a_lease_has_them() {
+    let (dir, store) = fresh();
+    let made = put_image(dir.path(), &store, "a", &["base", "top"]);
+    snapshot(&store, "rw", SnapshotKind::Active, Some(&made.chains[0]), None);
+    store.metadata().image_remove("a").expect("removes");
+    let lease = store.lease().expect("takes one");
+    lease.add(&[Resource::Snapshot(made.chains[1].clone())]).expect("holds");
+    reboot(&store);
+    assert_eq!(collect_now(&store).snapshots_removed, 0);
+    drop(lease);
+    let report = collect_now(&store);
+    assert_eq!((report.snapshots_removed, report.trees_removed), (1, 1));
+    assert!(dir.path().join("trees").join(made.trees[0].0.hex()).join("fs/etc/file").exists());
+    assert_eq!(count(dir.path(), "snapshots"), 2);
+}
