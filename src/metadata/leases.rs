@@ -144,17 +144,6 @@ impl Metadata {
         })
     }
 
-    /// The leases that hold something, whether they are still alive or not.
-    pub fn leases_holding(&self, resource: &Resource) -> Result<Vec<String>> {
-        self.read(|transaction| {
-            let mut statement = transaction.prepare_cached(
-                "SELECT lease_id FROM lease_resource WHERE kind = ? AND key = ? ORDER BY 1",
-            )?;
-            let ids = statement.query_map([resource.kind(), &resource.key()], |row| row.get(0))?;
-            Ok(ids.collect::<rusqlite::Result<_>>()?)
-        })
-    }
-
     /// What a lease holds.
     pub fn lease_resources(&self, id: &str) -> Result<Vec<Resource>> {
         self.read(|transaction| {

@@ -17,7 +17,6 @@ mod import_history;
 mod index_view;
 mod labels;
 mod leases;
-mod lookups;
 mod references;
 mod restore;
 mod schema;

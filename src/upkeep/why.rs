@@ -1,15 +1,16 @@
 //! Why something is here: from a blob, a tree or a snapshot up to the images, leases and labels that need it.
 //!
-//! Each step up is a look-up in an index, so the answer does not cost more in a larger store, only in one where more
-//! needs the thing.
+//! It is the mark of a collection, which notes how it came to everything, read from its end: so what this tells is what the
+//! next collection does.
 
 use super::labels;
+use super::reach::{Needs, Root, Source, Thing, Without};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::metadata::{ImageRow, Labelled, Resource, SnapshotKind};
+use crate::metadata::{ImageRow, Labelled};
 use crate::oci::{DiffId, Digest};
 use crate::store::Store;
 use serde::Serialize;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet, VecDeque};
 
 /// Why something is here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -27,9 +28,10 @@ pub struct WhyReport {
 /// Something that needs it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Holder {
-    /// `image`, `removed image` (until its grace is over), `lease`, `snapshot` (in use, or a user's) or `label`.
+    /// `image`, `removed image` (until its grace is over), `lease`, `snapshot` (in use, a user's, or labelled `gc.root`),
+    /// `label` (`gc.root` on a blob), or `unreadable blob` (it might name this one, so no blob is removed).
     pub kind: &'static str,
-    /// The image's name, or its target; the lease's id; the snapshot's key; the labelled blob.
+    /// The image's name, or its target; the lease's id; the snapshot's key; the blob's digest.
     pub name: String,
     /// The way down from there.
     pub via: Vec<String>,
@@ -43,19 +45,12 @@ enum Node {
 }
 
 impl Node {
-    fn shown(&self) -> String {
+    /// As a mark knows it: a blob is needed alone, or with what it refers to.
+    fn things(&self) -> Vec<Thing> {
         match self {
-            Node::Blob(digest) => format!("blob {digest}"),
-            Node::Tree(diff_id) => format!("tree {diff_id}"),
-            Node::Snapshot(key) => format!("snapshot {key}"),
-        }
-    }
-
-    fn resource(&self) -> Resource {
-        match self {
-            Node::Blob(digest) => Resource::Blob(*digest),
-            Node::Tree(diff_id) => Resource::Tree(*diff_id),
-            Node::Snapshot(key) => Resource::Snapshot(key.clone()),
+            Node::Blob(digest) => vec![Thing::Bare(*digest), Thing::Blob(*digest)],
+            Node::Tree(diff_id) => vec![Thing::Tree(*diff_id)],
+            Node::Snapshot(key) => vec![Thing::Snapshot(key.clone())],
         }
     }
 }
@@ -68,33 +63,39 @@ pub fn why(store: &Store, digest: &str) -> Result<WhyReport> {
     ask(store, digest).doing(|| format!("cannot tell why {digest} is here"))
 }
 
-fn ask(store: &Store, digest: &str) -> Result<WhyReport> {
-    let (nodes, size_bytes) = find(store, digest)?;
-    let mut climb = Climb::new(store)?;
-    for node in &nodes {
-        climb.run(node)?;
+fn ask(store: &Store, asked: &str) -> Result<WhyReport> {
+    let (digest, nodes, size_bytes) = find(store, asked)?;
+    let facts = store.metadata().facts()?;
+    let leases = facts.leases.iter().map(|(lease, _)| lease.clone()).collect::<Vec<_>>();
+    let gone = super::gc::gone_leases(store, &leases)?;
+    let needs = Needs::new(store, &facts);
+    let without = Without { image: &|_| false, tombstone: &super::gc::is_over, leases: &gone };
+    let (reach, trail) = needs.trail(&without)?;
+    let mut sources: HashMap<&Thing, Vec<&Source<'_>>> = HashMap::new();
+    for (source, thing) in &trail {
+        sources.entry(thing).or_default().push(source);
     }
+    let mut held_by: Vec<Holder> = nodes.iter().flat_map(|node| climb(node, &sources)).collect();
+    if nodes.iter().any(|node| matches!(node, Node::Blob(_))) {
+        let might = |(digest, _): &(Digest, String)| Holder {
+            kind: "unreadable blob",
+            name: digest.to_string(),
+            via: Vec::new(),
+        };
+        held_by.extend(reach.unreadable.iter().map(might));
+    }
+    held_by.sort_by(|a, b| (a.kind, &a.name, a.via.len()).cmp(&(b.kind, &b.name, b.via.len())));
+    held_by.dedup_by(|a, b| (a.kind, &a.name) == (b.kind, &b.name));
     let what = |node: &Node| match node {
         Node::Blob(_) => "blob",
         Node::Tree(_) => "tree",
         Node::Snapshot(_) => "snapshot",
     };
-    let full = match nodes.first() {
-        Some(node) => node.resource(),
-        None => return Err(Error::new(ErrorKind::NotFound, "nothing in the store has this digest")),
-    };
-    let digest = match full {
-        Resource::Blob(digest) => digest.to_string(),
-        Resource::Tree(diff_id) => diff_id.to_string(),
-        Resource::Snapshot(key) | Resource::Ingest(key) => key,
-    };
-    climb.holders.sort_by(|a, b| (a.kind, &a.name, a.via.len()).cmp(&(b.kind, &b.name, b.via.len())));
-    climb.holders.dedup_by(|a, b| (a.kind, &a.name) == (b.kind, &b.name));
-    Ok(WhyReport { digest, what: nodes.iter().map(what).collect(), size_bytes, held_by: climb.holders })
+    Ok(WhyReport { digest, what: nodes.iter().map(what).collect(), size_bytes, held_by })
 }
 
-/// What has this digest, and what that occupies.
-fn find(store: &Store, asked: &str) -> Result<(Vec<Node>, u64)> {
+/// The digest in full, what has it, and what that occupies.
+fn find(store: &Store, asked: &str) -> Result<(String, Vec<Node>, u64)> {
     let begins = |text: &str| {
         text == asked
             || text.starts_with(asked)
@@ -121,113 +122,57 @@ fn find(store: &Store, asked: &str) -> Result<(Vec<Node>, u64)> {
         let message = format!("{} digests begin so", names.len());
         return Err(Error::new(ErrorKind::InvalidArgument, message).with_hint("give more of the digest"));
     }
+    let Some(digest) = names.into_iter().next().cloned() else {
+        return Err(Error::new(ErrorKind::NotFound, "nothing in the store has this digest"));
+    };
     let size_bytes = found.iter().map(|(_, _, bytes)| bytes).sum();
-    Ok((found.into_iter().map(|(_, node, _)| node).collect(), size_bytes))
+    Ok((digest, found.into_iter().map(|(_, node, _)| node).collect(), size_bytes))
 }
 
-struct Climb<'a> {
-    store: &'a Store,
-    live_leases: HashSet<String>,
-    holders: Vec<Holder>,
+/// Goes up to the roots, breadth first, so that the way that is told is the shortest.
+fn climb(from: &Node, sources: &HashMap<&Thing, Vec<&Source<'_>>>) -> Vec<Holder> {
+    let mut holders = Vec::new();
+    let mut waiting: VecDeque<(Thing, Vec<String>)> =
+        from.things().into_iter().map(|thing| (thing.clone(), vec![shown(&thing)])).collect();
+    let mut seen: HashSet<Thing> = waiting.iter().map(|(thing, _)| thing.clone()).collect();
+    while let Some((thing, via)) = waiting.pop_front() {
+        for source in sources.get(&thing).into_iter().flatten() {
+            match source {
+                Source::Root(root) => holders.push(holder(root, &via)),
+                Source::Thing(above) if seen.insert(above.clone()) => {
+                    let step = shown(above);
+                    // A blob as a document and as such are one step.
+                    let rest = via.iter().skip(usize::from(via.first() == Some(&step)));
+                    let via = [step.clone()].into_iter().chain(rest.cloned()).collect();
+                    waiting.push_back((above.clone(), via));
+                }
+                Source::Thing(_) => {}
+            }
+        }
+    }
+    holders
 }
 
-impl<'a> Climb<'a> {
-    fn new(store: &'a Store) -> Result<Self> {
-        let rows = store.metadata().leases()?;
-        let gone = super::gc::gone_leases(store, &rows)?;
-        let live_leases = rows.into_iter().map(|row| row.id).filter(|id| !gone.contains(id)).collect();
-        Ok(Climb { store, live_leases, holders: Vec::new() })
+fn shown(thing: &Thing) -> String {
+    match thing {
+        Thing::Bare(digest) | Thing::Blob(digest) | Thing::Document(digest) => format!("blob {digest}"),
+        Thing::Tree(diff_id) => format!("tree {diff_id}"),
+        Thing::Snapshot(key) => format!("snapshot {key}"),
+        Thing::Ingest(name) => format!("ingest {name}"),
     }
+}
 
-    /// Breadth first, so that the way that is told is the shortest.
-    fn run(&mut self, from: &Node) -> Result<()> {
-        let mut seen = HashSet::from([from.clone()]);
-        let mut waiting = std::collections::VecDeque::from([(from.clone(), Vec::new())]);
-        while let Some((node, below)) = waiting.pop_front() {
-            let mut via = vec![node.shown()];
-            via.extend(below);
-            self.holders_of(&node, &via)?;
-            for above in self.above(&node)? {
-                if seen.insert(above.clone()) {
-                    waiting.push_back((above, via.clone()));
-                }
-            }
+fn holder(root: &Root<'_>, via: &[String]) -> Holder {
+    let (kind, name) = match root {
+        Root::Lease(lease, _) => ("lease", lease.id.clone()),
+        Root::Image(image) => ("image", image.label_key()),
+        Root::Removed(tombstone) => {
+            ("removed image", tombstone.name.clone().unwrap_or_else(|| tombstone.target.digest.to_string()))
         }
-        Ok(())
-    }
-
-    fn hold(&mut self, kind: &'static str, name: String, via: &[String]) {
-        self.holders.push(Holder { kind, name, via: via.to_vec() });
-    }
-
-    fn holders_of(&mut self, node: &Node, via: &[String]) -> Result<()> {
-        let metadata = self.store.metadata();
-        for lease in metadata.leases_holding(&node.resource())? {
-            if self.live_leases.contains(&lease) {
-                self.hold("lease", lease, via);
-            }
-        }
-        let text = match node {
-            Node::Blob(digest) => {
-                if metadata.labels(Labelled::Blob(digest))?.contains_key(labels::ROOT) {
-                    self.hold("label", digest.to_string(), via);
-                }
-                digest.to_string()
-            }
-            Node::Tree(_) => return Ok(()),
-            Node::Snapshot(key) => {
-                let row = metadata.snapshot_get(key)?;
-                let in_use = row.is_some_and(|row| {
-                    row.kind != SnapshotKind::Committed || row.labels.contains_key(labels::ROOT)
-                });
-                if in_use {
-                    self.hold("snapshot", key.clone(), via);
-                }
-                key.clone()
-            }
-        };
-        for image in metadata.images_needing(&text)? {
-            self.hold("image", image, via);
-        }
-        for (image, _) in metadata.labels_with(true, &text)? {
-            self.hold("image", image, via);
-        }
-        self.removed_images(&text, via)
-    }
-
-    fn removed_images(&mut self, text: &str, via: &[String]) -> Result<()> {
-        let needs = |target: &Digest, manifests: &[crate::metadata::ManifestRow]| {
-            target.to_string() == text
-                || manifests.iter().any(|manifest| {
-                    manifest.digest.to_string() == text
-                        || manifest.config.to_string() == text
-                        || manifest.chain_id.is_some_and(|chain| chain.to_string() == text)
-                        || manifest.layers.iter().any(|(digest, _)| digest.to_string() == text)
-                })
-        };
-        for tombstone in self.store.metadata().tombstones()? {
-            if needs(&tombstone.target.digest, &tombstone.manifests) && !super::gc::is_over(&tombstone) {
-                let name = tombstone.name.clone().unwrap_or_else(|| tombstone.target.digest.to_string());
-                self.hold("removed image", name, via);
-            }
-        }
-        Ok(())
-    }
-
-    fn above(&self, node: &Node) -> Result<Vec<Node>> {
-        let metadata = self.store.metadata();
-        Ok(match node {
-            Node::Blob(digest) => {
-                let labelled = metadata.labels_with(false, &digest.to_string())?;
-                let labelled = labelled.keys().filter_map(|key| key.parse().ok());
-                metadata.referrers(digest)?.into_iter().chain(labelled).map(Node::Blob).collect()
-            }
-            Node::Tree(diff_id) => {
-                metadata.snapshots_of_tree(diff_id)?.into_iter().map(Node::Snapshot).collect()
-            }
-            Node::Snapshot(key) => metadata.snapshots_on(key)?.into_iter().map(Node::Snapshot).collect(),
-        })
-    }
+        Root::Label(digest) => ("label", digest.to_string()),
+        Root::Snapshot(row) => ("snapshot", row.key.clone()),
+    };
+    Holder { kind, name, via: via.to_vec() }
 }
 
 /// Whether an image is pinned; for lists.

@@ -50,3 +50,75 @@ fn du_tells_what_is_shared_from_what_is_not() {
         |name: &str| report.images.iter().find(|i| i.name.as_deref() == Some(name)).map(|i| i.unique_bytes);
     assert_eq!((unique("a"), unique("c")), (Some(0), Some(0)), "two names of one image share all of it");
 }
+
+fn holders(store: &Store, digest: &str) -> Vec<String> {
+    let report = crate::upkeep::why(store, digest).expect("tells");
+    report.held_by.into_iter().map(|holder| format!("{} {}", holder.kind, holder.name)).collect()
+}
+
+#[test]
+fn why_tells_what_a_collection_keeps() {
+    use crate::metadata::Labelled;
+    use crate::store::mounted::REMAPPED_OF_LABEL;
+    let (dir, store) = fresh();
+    let made = put_image(dir.path(), &store, "a", &["base"]);
+    let chain = &made.chains[0];
+    let user = |key: &str, labels: &[(&str, &str)]| {
+        snapshot(&store, key, SnapshotKind::Committed, None, None);
+        let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        store.metadata().snapshot_update_labels(key, &labels).expect("labels");
+    };
+    let [by_snapshot, by_lease, by_image] =
+        ["by a snapshot", "by a lease", "by an image"].map(|text| put(&store, text.as_bytes()));
+    user("mine", &[("containerd.io/gc.ref.content.0", &by_snapshot.to_string())]);
+    user("copy", &[(REMAPPED_OF_LABEL, chain)]);
+    let labels = Labels::from([("containerd.io/gc.ref.content".to_string(), by_lease.to_string())]);
+    store.lease_create("lease", None, &labels).expect("creates");
+    label(&store, Labelled::Image("a"), "containerd.io/gc.ref.content", &by_image.to_string());
+    assert_eq!(collect_now(&store), GcReport::default());
+    let table = [
+        ("mine", "snapshot mine"),
+        ("copy", "image a"),
+        (chain.as_str(), "image a"),
+        (&by_snapshot.to_string(), "snapshot mine"),
+        (&by_lease.to_string(), "lease lease"),
+        (&by_image.to_string(), "image a"),
+    ];
+    for (asked, expected) in table {
+        assert_eq!(holders(&store, asked), [expected], "{asked}");
+    }
+    let copy = crate::upkeep::why(&store, "copy").expect("tells");
+    assert_eq!(copy.held_by[0].via, [format!("snapshot {chain}"), "snapshot copy".to_string()]);
+}
+
+/// Whatever is held by nothing goes, and whatever is held by something stays.
+#[test]
+fn why_and_a_collection_agree_on_everything() {
+    use crate::metadata::Labelled;
+    let (dir, store) = fresh();
+    let a = put_image(dir.path(), &store, "a", &["base", "one"]);
+    let b = put_image(dir.path(), &store, "b", &["base", "two"]);
+    let [root, kept, garbage] = ["root", "kept", "garbage"].map(|text| put(&store, text.as_bytes()));
+    label(&store, Labelled::Blob(&root), "containerd.io/gc.root", "");
+    label(&store, Labelled::Blob(&root), "containerd.io/gc.ref.content", &kept.to_string());
+    label(&store, Labelled::Blob(&garbage), "containerd.io/gc.ref.content", &b.manifest.to_string());
+    snapshot(&store, "rw", SnapshotKind::Active, Some(&b.chains[0]), None);
+    let flat = Labels::from([("containerd.io/gc.flat".to_string(), String::new())]);
+    store.lease_create("flat", None, &flat).expect("creates");
+    store.lease_add("flat", &[Resource::Blob(b.manifest)]).expect("adds");
+    store.metadata().image_remove("b").expect("removes");
+    let everything = || -> Vec<String> {
+        let blobs = [&a, &b].into_iter().flat_map(|made| made.blobs.iter().map(Digest::to_string));
+        let trees = [&a, &b].into_iter().flat_map(|made| made.trees.iter().map(DiffId::to_string));
+        let chains = [&a, &b].into_iter().flat_map(|made| made.chains.iter().cloned());
+        let others = [root, kept, garbage].map(|digest| digest.to_string());
+        blobs.chain(trees).chain(chains).chain(others).chain(["rw".to_string()]).collect()
+    };
+    let told: Vec<(String, bool)> =
+        everything().into_iter().map(|one| (one.clone(), holders(&store, &one).is_empty())).collect();
+    assert!(told.iter().any(|(_, dead)| *dead) && told.iter().any(|(_, dead)| !dead));
+    collect_now(&store);
+    for (one, dead) in told {
+        assert_eq!(crate::upkeep::why(&store, &one).is_err(), dead, "{one}");
+    }
+}
