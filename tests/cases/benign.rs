@@ -17,13 +17,11 @@ fn b1_b6_b8_b11_plain_oddities_of_layers_import() {
         .symlink("up", "../../../../etc")
         .packed(Pack::Plain)
         .without_end();
-    for archive in [several([odd.clone(), layer()]).oci(), several([odd, layer()]).docker()] {
-        let (tree, _) = imports("odd", &archive, NAME);
-        has(&tree, "a/b/c file");
-        has(&tree, "dangling link");
-        has(&tree, "up link");
-        assert!(tree[0].contains(" dir 0750 "), "{}", tree[0]);
-    }
+    let (tree, _) = both_import("odd", &several([odd, layer()]));
+    has(&tree, "a/b/c file");
+    has(&tree, "dangling link");
+    has(&tree, "up link");
+    assert!(tree[0].contains(" dir 0750 "), "{}", tree[0]);
 }
 
 #[test]
@@ -40,12 +38,12 @@ fn b2_b3_b5_symlinked_directories_import_and_stay_inside() {
         .file("abs/two", "2")
         .symlink("far", "../../../usr/lib")
         .file("far/three", "3");
-    let (tree, _) = imports("within one layer", &one(within), NAME);
+    let (tree, _) = both_import("within one layer", &several([within]));
     for name in ["one", "two", "three"] {
         has(&tree, &format!("usr/lib/{name} file"));
     }
     let below = layer().dir("usr").dir("usr/lib").symlink("lib", "usr/lib");
-    imports("across layers", &several([below, layer().file("lib/one", "1")]).oci(), NAME);
+    both_import("across layers", &several([below, layer().file("lib/one", "1")]));
 }
 
 #[test]
@@ -53,7 +51,8 @@ fn b4_absolute_hard_links_lead_inside() {
     if !root() {
         return;
     }
-    let (tree, _) = imports("hard link", &one(file("a", "1").hardlink("b", "/a").hardlink("c", "./a")), NAME);
+    let (tree, _) =
+        both_import("hard link", &several([file("a", "1").hardlink("b", "/a").hardlink("c", "./a")]));
     has(&tree, "b file");
     assert_eq!(tree.iter().filter(|line| line.contains(" same as a")).count(), 3, "{tree:?}");
 }
@@ -78,7 +77,7 @@ fn b9_directories_and_files_replace_each_other() {
         return;
     }
     let layers = [file("x/inner", "1").file("y", "2"), file("x", "now a file").file("y/inner", "3")];
-    let (tree, _) = imports("replaced", &several(layers).docker(), NAME);
+    let (tree, _) = both_import("replaced", &several(layers));
     has(&tree, "x file");
     has(&tree, "y dir");
     has(&tree, "y/inner file");
@@ -89,8 +88,12 @@ fn b10_devices_import() {
     if !root() {
         return;
     }
-    let (tree, _) = imports("devices", &one(layer().char_device("dev/null", 1, 3).fifo("pipe")), NAME);
+    let (tree, _) = both_import(
+        "devices",
+        &several([layer().char_device("dev/null", 1, 3).fifo("pipe").block_device("sda", 8, 0)]),
+    );
     has(&tree, "dev/null char");
+    has(&tree, "sda block");
     has(&tree, "pipe fifo");
 }
 
@@ -115,10 +118,49 @@ fn b13_names_with_a_leading_dot_import() {
     if !root() {
         return;
     }
-    let members: Members =
-        several([file("a", "1")]).oci_members().into_iter().map(|(n, d)| (format!("./{n}"), d)).collect();
-    let (tree, _) = imports("dots", &archive(&members), NAME);
-    has(&tree, "a file");
+    let image = several([file("a", "1")]);
+    for members in [image.oci_members(), image.docker_members()] {
+        let dotted: Members = members.into_iter().map(|(name, data)| (format!("./{name}"), data)).collect();
+        let (tree, _) = imports("dots", &archive(&dotted), NAME);
+        has(&tree, "a file");
+    }
+}
+
+/// A tar with a long name in the way of each age: what v7 has no room for, the prefix of ustar, and GNU's own entry.
+fn of_each_age() -> Vec<u8> {
+    let long = format!("{}/deep", "d".repeat(120));
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut append = |mut header: tar::Header, name: &str| {
+        header.set_mode(0o640);
+        header.set_size(3);
+        header.set_mtime(1_717_243_200);
+        match name.len() > 100 && header.as_gnu().is_none() {
+            // The path goes to the prefix and the name.
+            true => {
+                header.set_path(name).expect("a name that can be split");
+                header.set_cksum();
+                tar.append(&header, &b"abc"[..]).expect("a tar in memory");
+            }
+            false => tar.append_data(&mut header, name, &b"abc"[..]).expect("a tar in memory"),
+        }
+    };
+    append(tar::Header::new_old(), "v7");
+    append(tar::Header::new_ustar(), &long);
+    append(tar::Header::new_gnu(), &format!("{long}-gnu"));
+    append(tar::Header::new_gnu(), "gnu");
+    tar.into_inner().expect("a tar in memory")
+}
+
+#[test]
+fn b14_old_and_gnu_headers_and_the_prefix_of_ustar_import() {
+    if !root() {
+        return;
+    }
+    let (tree, _) = both_import("headers of each age", &several([raw_layer(of_each_age())]));
+    let long = "d".repeat(120);
+    for name in ["v7", "gnu", &format!("{long}/deep"), &format!("{long}/deep-gnu")] {
+        has(&tree, &format!("{name} file 0640 "));
+    }
 }
 
 /// A docker archive of older days: `<id>/layer.tar` or what `layer_name` says, packed as asked, and a configuration

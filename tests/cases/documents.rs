@@ -18,7 +18,36 @@ fn t12_sizes_that_lie_are_refused() {
                 m["layers"][0]["size"] = json!(m["layers"][0]["size"].as_i64().expect("a size") + by);
             }))
         });
+        refused("the configuration one off", |_| {
+            archive(&with_manifest(&sample(), |m| {
+                m["config"]["size"] = json!(m["config"]["size"].as_i64().expect("a size") + by);
+            }))
+        });
+        refused("the manifest one off", |_| {
+            archive(&with_index(&sample(), |index| {
+                let size = &mut index["manifests"][0]["size"];
+                *size = json!(size.as_i64().expect("a size") + by);
+            }))
+        });
     }
+    // A header says as much as there is, and the next one begins where it ends.
+    for size in [0, 511, 513, 1 << 20] {
+        let image = sample();
+        let layer = format!("{}.tar", &image.diff_ids()[0][7..]);
+        let member = tar_member(tar::EntryType::Regular, &layer, size, &image.layers[0].tar());
+        let rest: Members = image.docker_members().into_iter().skip(1).collect();
+        refused("a member of another size", |_| [member.clone(), archive(&rest)].concat());
+    }
+}
+
+/// Changes `index.json` of an OCI layout.
+fn with_index(image: &Image, change: impl Fn(&mut Value)) -> Members {
+    let mut members = image.oci_members();
+    let (_, data) = members.iter_mut().find(|(name, _)| name == "index.json").expect("an index");
+    let mut index: Value = serde_json::from_slice(data).expect("JSON");
+    change(&mut index);
+    *data = index.to_string().into_bytes();
+    members
 }
 
 #[test]
@@ -44,6 +73,12 @@ fn t13_a_document_with_both_shapes_is_refused_and_one_without_a_type_imports() {
         }
         archive(&members)
     });
+    refused("keys that stand twice in manifest.json", |_| {
+        let mut members = sample().docker_members();
+        let (_, data) = members.last_mut().expect("manifest.json");
+        *data = String::from_utf8_lossy(data).replacen('{', r#"{"Layers":[],"#, 1).into_bytes();
+        archive(&members)
+    });
 }
 
 #[test]
@@ -53,7 +88,30 @@ fn t14_digests_that_are_none_are_refused() {
         refused(text, |_| {
             archive(&with_manifest(&several([file("a", "1")]), |m| m["layers"][0]["digest"] = json!(text)))
         });
+        refused(text, |_| {
+            archive(&with_manifest(&several([file("a", "1")]), |m| m["config"]["digest"] = json!(text)))
+        });
+        refused(text, |_| {
+            archive(&with_index(&several([file("a", "1")]), |m| m["manifests"][0]["digest"] = json!(text)))
+        });
+        refused(text, |_| {
+            with_docker_config(&several([file("a", "1")]), |c| c["rootfs"]["diff_ids"][0] = json!(text))
+        });
     }
+}
+
+#[test]
+fn t14_members_are_looked_for_in_the_archive_alone() {
+    let image = several([file("a", "1")]);
+    for name in ["/etc/passwd", "../../../../../../etc/passwd", "blobs/sha256/../../x", "", "nowhere.tar"] {
+        refused(name, |_| with_docker_manifest(&image, |m| m[0]["Layers"][0] = json!(name)));
+        refused(name, |_| with_docker_manifest(&image, |m| m[0]["Config"] = json!(name)));
+    }
+    // What goes up and comes down again within the archive is a name like others: it is asked for by what it means.
+    let twin = with_docker_manifest(&image, |m| {
+        m[0]["Config"] = json!(format!("./{}", m[0]["Config"].as_str().expect("a name")));
+    });
+    House::new().import(Way::File, &twin, &[]).ok();
 }
 
 #[test]
@@ -63,6 +121,14 @@ fn t15_a_claim_to_anothers_tree_is_refused_also_if_the_store_has_it() {
     let stolen = honest.diff_ids();
     let liar = archive(&with_config(&other, |config| config["rootfs"]["diff_ids"] = json!(stolen)));
     refused("alone", |_| liar.clone());
+    let docker = with_docker_config(&other, |config| config["rootfs"]["diff_ids"] = json!(stolen));
+    refused_by("docker-save", &DOCKER_WAYS, |_| docker.clone());
+    for way in DOCKER_WAYS {
+        let house = House::new();
+        house.import(Way::File, &honest.oci(), &["--tag", "example.com/honest:1"]).ok();
+        house.import(way, &docker, &[]).fails(3);
+        assert_eq!(house.images().len(), 1);
+    }
     for way in WAYS {
         let house = House::new();
         house.import(Way::File, &honest.oci(), &["--tag", "example.com/honest:1"]).ok();
@@ -132,28 +198,72 @@ fn t19_t20_cycles_and_diamonds_end_soon() {
     House::new().import(Way::File, &diamond(3), &[]).ok();
 }
 
+/// A `repositories`-only archive whose layers are called by these ids, each with its parent.
+fn legacy(layers: &[(&str, Option<&str>)]) -> Vec<u8> {
+    let mut members = Members::new();
+    for (id, parent) in layers {
+        let mut v1 =
+            json!({"id": id, "os": "linux", "architecture": "amd64", "created": "2014-01-01T00:00:00Z"});
+        parent.iter().for_each(|parent| v1["parent"] = json!(parent));
+        members.push((format!("{id}/json"), v1.to_string().into_bytes()));
+        members.push((format!("{id}/layer.tar"), file("a", id).tar()));
+    }
+    members
+        .push(("repositories".into(), json!({"example.com/a": {"1": layers[0].0}}).to_string().into_bytes()));
+    archive(&members)
+}
+
+#[test]
+fn t19_legacy_ids_are_no_paths_and_no_layer_is_its_own_ancestor() {
+    let ids = ["1".repeat(64), "2".repeat(64)];
+    let (a, b) = (ids[0].as_str(), ids[1].as_str());
+    for id in ["../../x", "/etc", "1", "", "..", &"A".repeat(64), &"1".repeat(65)] {
+        refused_by(id, &DOCKER_WAYS, |_| legacy(&[(id, None)]));
+        // An empty parent is none, as in archives of the time.
+        if !id.is_empty() {
+            refused_by(id, &DOCKER_WAYS, |_| legacy(&[(a, Some(id))]));
+        }
+    }
+    refused_by("its own parent", &DOCKER_WAYS, |_| legacy(&[(a, Some(a))]));
+    refused_by("a circle", &DOCKER_WAYS, |_| legacy(&[(a, Some(b)), (b, Some(a))]));
+    refused_by("a parent that is not there", &DOCKER_WAYS, |_| legacy(&[(a, Some(b))]));
+    House::new().import(Way::File, &legacy(&[(a, Some(b)), (b, None)]), &[]).ok();
+}
+
 #[test]
 fn t21_configurations_are_stored_and_not_obeyed() {
-    let config = json!({"User": "4294967296:../../etc", "WorkingDir": "/../../..", "Labels": {"../x": "/etc/passwd"},
+    let config = json!({"User": "2147483648:../../etc", "WorkingDir": "/../../..", "Labels": {"../x": "/etc/passwd"},
         "Volumes": {"/etc": {}}});
     let image = several([file("a", "1")]).config(config);
-    harmless("a hostile configuration", &[Way::File, Way::GzipStdin], |_| image.oci());
+    both_harmless("a hostile configuration", |_| image.clone());
+    // Nobody reads the groups of an image while it is imported.
+    let group =
+        [tar_member(tar::EntryType::Regular, "etc/group", 1 << 30, &[]), vec![0; 1 << 30], vec![0; 1024]];
+    let group =
+        several([raw_layer(group.concat()).packed(Pack::Zstd)]).config(json!({"User": "somebody:somegroup"}));
+    House::new().import(Way::File, &group.oci(), &["--memory", "64MiB"]).ok();
     refused("more DiffIDs than layers", |_| {
         archive(&with_config(&image, |c| {
             c["rootfs"]["diff_ids"] = json!([image.diff_ids()[0], digest(b"x")])
         }))
     });
+    let docker = with_docker_config(&image, |c| c["rootfs"]["diff_ids"] = json!([]));
+    refused_by("fewer DiffIDs than layers", &DOCKER_WAYS, |_| docker.clone());
 }
 
 #[test]
 fn t22_an_archive_does_not_take_a_name_silently() {
-    for way in WAYS {
+    let (one, other) = (several([file("a", "1")]), several([file("b", "2")]));
+    for (way, format) in WAYS.iter().flat_map(|&way| [Image::docker, Image::oci].map(|format| (way, format)))
+    {
         let house = House::new();
-        house.import(way, &several([file("a", "1")]).docker(), &[]).ok();
+        house.import(way, &format(&one), &[]).ok();
         let before = house.images();
-        house.import(way, &several([file("b", "2")]).docker(), &["--no-retag"]);
+        house.import(way, &format(&other), &["--no-retag"]);
         assert_eq!(before, house.images(), "{way:?}");
-        let json = house.import(way, &several([file("b", "2")]).docker(), &[]).ok().json();
+        let json = house.import(way, &format(&one), &["--no-retag"]).ok().json();
+        assert_ne!(json["images"][0]["outcome"], "retagged", "{way:?}: its own name");
+        let json = house.import(way, &format(&other), &[]).ok().json();
         assert_eq!(json["images"][0]["outcome"], "retagged", "{way:?}");
     }
 }

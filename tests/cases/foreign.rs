@@ -51,8 +51,9 @@ fn t17_no_program_on_path_is_run() {
     trojans(&bin);
     let layers =
         [Pack::Plain, Pack::Gzip, Pack::Zstd].map(|pack| file("a", format!("{pack:?}")).packed(pack));
-    let bytes = several(layers).oci();
-    for (at, archive) in [gzip(&bytes), zstd(&bytes), bytes].into_iter().enumerate() {
+    let (bytes, docker) = (several(layers.clone()).oci(), several(layers).docker());
+    let inputs = [gzip(&bytes), zstd(&bytes), bytes, gzip(&docker), zstd(&docker), docker];
+    for (at, archive) in inputs.into_iter().enumerate() {
         let store = house.dir.path().join(format!("store-{at}"));
         let path = house.dir.path().join("archive");
         std::fs::write(&path, &archive).expect("an archive");

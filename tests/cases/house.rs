@@ -23,6 +23,9 @@ pub enum Way {
 pub const WAYS: [Way; 6] =
     [Way::File, Way::GzipFile, Way::ZstdFile, Way::Stdin, Way::GzipStdin, Way::Directory];
 
+/// The ways for an archive that is no layout: it cannot be a directory.
+pub const DOCKER_WAYS: [Way; 5] = [Way::File, Way::GzipFile, Way::ZstdFile, Way::Stdin, Way::GzipStdin];
+
 /// Tells `scripts/torture-hostile`, if it asks, what became of an input.
 fn count(verdict: &str) {
     use std::io::Write;
@@ -152,11 +155,25 @@ impl House {
     }
 }
 
+/// Imports as an OCI layout and as docker-save writes it, by every way in; all give one tree.
+#[track_caller]
+pub fn both_import(what: &str, image: &Image) -> (Vec<String>, Value) {
+    let (tree, json) = imports(what, &image.oci(), NAME);
+    let (other, _) = imports_by(what, &DOCKER_WAYS, &image.docker(), NAME);
+    assert_same(&format!("{what}: docker-save"), &tree, &other);
+    (tree, json)
+}
+
 /// Imports by every way in; all give one tree and one manifest.
 #[track_caller]
 pub fn imports(what: &str, archive: &[u8], name: &str) -> (Vec<String>, Value) {
+    imports_by(what, &WAYS, archive, name)
+}
+
+#[track_caller]
+fn imports_by(what: &str, ways: &[Way], archive: &[u8], name: &str) -> (Vec<String>, Value) {
     let mut first: Option<(Vec<String>, Value)> = None;
-    for way in WAYS {
+    for &way in ways {
         let house = House::new();
         let outside = listing(&house.outside());
         count("tried benign");
@@ -175,10 +192,22 @@ pub fn imports(what: &str, archive: &[u8], name: &str) -> (Vec<String>, Value) {
     first.expect("there are several ways")
 }
 
+/// Refused as an OCI layout and as docker-save writes it, by every way in.
+#[track_caller]
+pub fn both_refused(what: &str, build: impl Fn(&House) -> Image) {
+    refused(what, |house| build(house).oci());
+    refused_by(what, &DOCKER_WAYS, |house| build(house).docker());
+}
+
 /// Refused by every way in, with one sentence and no trace.
 #[track_caller]
 pub fn refused(what: &str, build: impl Fn(&House) -> Vec<u8>) {
-    for way in WAYS {
+    refused_by(what, &WAYS, build);
+}
+
+#[track_caller]
+pub fn refused_by(what: &str, ways: &[Way], build: impl Fn(&House) -> Vec<u8>) {
+    for &way in ways {
         let house = House::new();
         let outside = listing(&house.outside());
         count("tried hostile");
@@ -218,6 +247,13 @@ pub fn harmless(what: &str, ways: &[Way], build: impl Fn(&House) -> Vec<u8>) {
     }
 }
 
+/// Harmless as an OCI layout and as docker-save writes it.
+#[track_caller]
+pub fn both_harmless(what: &str, build: impl Fn(&House) -> Image) {
+    harmless(what, &[Way::File, Way::GzipStdin, Way::Directory], |house| build(house).oci());
+    harmless(what, &[Way::File, Way::GzipStdin], |house| build(house).docker());
+}
+
 pub fn one(layer: Layer) -> Vec<u8> {
     image().name("example.com/a:1").layer(layer).oci()
 }
@@ -237,6 +273,22 @@ pub fn has(lines: &[String], start: &str) {
 pub fn lacks(lines: &[String], name: &str) {
     let start = format!("{name} ");
     assert!(!lines.iter().any(|line| line.starts_with(&start)), "{name}:\n{}", lines.join("\n"));
+}
+
+/// The file of that name in a tree.
+pub fn find(below: &Path, name: &str) -> PathBuf {
+    let mut places = vec![below.to_path_buf()];
+    while let Some(place) = places.pop() {
+        for entry in std::fs::read_dir(&place).expect("lists") {
+            let path = entry.expect("an entry").path();
+            match path.symlink_metadata().expect("there").is_dir() {
+                true => places.push(path),
+                false if path.ends_with(name) => return path,
+                false => {}
+            }
+        }
+    }
+    panic!("no {name} below {}", below.display())
 }
 
 pub fn root() -> bool {
@@ -267,6 +319,34 @@ pub fn with_manifest(image: &Image, change: impl Fn(&mut Value)) -> Members {
         *name = rename(name);
     }
     members
+}
+
+/// Changes `manifest.json` of a docker-save tar.
+pub fn with_docker_manifest(image: &Image, change: impl Fn(&mut Value)) -> Vec<u8> {
+    let mut members = image.docker_members();
+    let (_, data) = members.last_mut().expect("manifest.json is the last");
+    let mut manifest: Value = serde_json::from_slice(data).expect("JSON");
+    change(&mut manifest);
+    *data = manifest.to_string().into_bytes();
+    archive(&members)
+}
+
+/// Changes the configuration of a docker-save tar, and what names it.
+pub fn with_docker_config(image: &Image, change: impl Fn(&mut Value)) -> Vec<u8> {
+    let old = image.config_bytes();
+    let mut config: Value = serde_json::from_slice(&old).expect("JSON");
+    change(&mut config);
+    let new = config.to_string().into_bytes();
+    let name = |bytes: &[u8]| format!("{}.json", &digest(bytes)["sha256:".len()..]);
+    let mut members = image.docker_members();
+    for (at, data) in &mut members {
+        if *data == old {
+            (*at, *data) = (name(&new), new.clone());
+        } else if at == "manifest.json" {
+            *data = String::from_utf8_lossy(data).replace(&name(&old), &name(&new)).into_bytes();
+        }
+    }
+    archive(&members)
 }
 
 /// Changes the configuration of an OCI layout, and what names it.

@@ -33,6 +33,10 @@ fn refused_unless(what: &str, archive: &[u8], refused: &[&str], allowed: &[&str]
 
 /// An image with a sparse file, by its map as PAX 1.0 has it.
 fn sparse(map: &str, real_size: &str) -> Vec<u8> {
+    sparse_with(map, real_size, &[])
+}
+
+fn sparse_with(map: &str, real_size: &str, content: &[u8]) -> Vec<u8> {
     let records = [
         ("GNU.sparse.major", "1"),
         ("GNU.sparse.minor", "0"),
@@ -41,6 +45,7 @@ fn sparse(map: &str, real_size: &str) -> Vec<u8> {
     ];
     let mut data = map.as_bytes().to_vec();
     data.resize(data.len().next_multiple_of(512), 0);
+    data.extend_from_slice(content);
     let member = tar_member(EntryType::Regular, "GNUSparseFile.0/sparse", data.len() as u64, &data);
     one(raw_layer([pax(&records), member, END.to_vec()].concat()))
 }
@@ -58,6 +63,19 @@ fn t10_sparse_maps_without_bound_are_refused() {
     }
 }
 
+/// What the log of logins looks like on a machine with high user numbers: the benign twin of a bomb.
+#[test]
+fn t11_a_huge_sparse_lastlog_imports_and_takes_no_space() {
+    let lastlog = sparse_with("1\n300000000000\n512\n", "300000000512", &[b'x'; 512]);
+    for way in WAYS {
+        let house = House::new();
+        house.import(way, &lastlog, &[]).ok();
+        let stat = std::fs::metadata(find(&house.store().join("trees"), "sparse")).expect("the file");
+        assert_eq!(stat.len(), 300_000_000_512, "{way:?}");
+        assert!(stat.blocks() * 512 < 1 << 20, "{way:?}: {} blocks", stat.blocks());
+    }
+}
+
 #[test]
 fn t11_a_layer_that_unpacks_beyond_the_limit_is_refused_and_zeros_take_no_space() {
     let bomb = packed(zeros(256));
@@ -70,21 +88,6 @@ fn t11_a_layer_that_unpacks_beyond_the_limit_is_refused_and_zeros_take_no_space(
     let stat = std::fs::metadata(file).expect("the file");
     assert_eq!(stat.len(), 256 << 20);
     assert!(stat.blocks() * 512 < 1 << 20, "{} blocks for zeros", stat.blocks());
-}
-
-fn find(below: &std::path::Path, name: &str) -> std::path::PathBuf {
-    let mut places = vec![below.to_path_buf()];
-    while let Some(place) = places.pop() {
-        for entry in std::fs::read_dir(&place).expect("lists") {
-            let path = entry.expect("an entry").path();
-            match path.symlink_metadata().expect("there").is_dir() {
-                true => places.push(path),
-                false if path.ends_with(name) => return path,
-                false => {}
-            }
-        }
-    }
-    panic!("no {name} below {}", below.display())
 }
 
 #[test]

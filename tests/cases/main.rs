@@ -6,6 +6,7 @@ mod support;
 
 mod benign;
 mod confined;
+mod cut;
 mod documents;
 mod escape;
 mod foreign;

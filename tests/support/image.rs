@@ -103,9 +103,13 @@ impl Layer {
     pub fn fifo(self, path: &str) -> Self {
         self.entry(path.as_bytes(), EntryType::Fifo, b"", b"", 0o600)
     }
-    pub fn char_device(mut self, path: &str, major: u32, minor: u32) -> Self {
-        self = self.entry(path.as_bytes(), EntryType::Char, b"", b"", 0o666);
-        self.change(|entry| entry.device = (major, minor))
+    pub fn char_device(self, path: &str, major: u32, minor: u32) -> Self {
+        let made = self.entry(path.as_bytes(), EntryType::Char, b"", b"", 0o666);
+        made.change(|entry| entry.device = (major, minor))
+    }
+    pub fn block_device(self, path: &str, major: u32, minor: u32) -> Self {
+        let made = self.entry(path.as_bytes(), EntryType::Block, b"", b"", 0o660);
+        made.change(|entry| entry.device = (major, minor))
     }
     /// Deletes `path` in the layers below.
     pub fn whiteout(self, path: &str) -> Self {
@@ -129,6 +133,10 @@ impl Layer {
     }
     pub fn xattr(self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.change(|entry| entry.xattrs.push((name.into(), value.as_ref().to_vec())))
+    }
+    /// Names the entry added last byte for byte: with a slash in front, or with what is no text.
+    pub fn named(self, name: &[u8]) -> Self {
+        self.change(|entry| entry.name = name.to_vec())
     }
     pub fn packed(mut self, pack: Pack) -> Self {
         self.pack = pack;
@@ -233,7 +241,7 @@ impl Entry {
         header.set_gid(self.owner.1);
         header.set_mtime(u64::try_from(self.mtime.0).unwrap_or(0));
         header.set_size(size as u64);
-        if kind == EntryType::Char {
+        if matches!(kind, EntryType::Char | EntryType::Block) {
             header.set_device_major(self.device.0).expect("a ustar header has device numbers");
             header.set_device_minor(self.device.1).expect("a ustar header has device numbers");
         }
