@@ -1,5 +1,5 @@
 //! Life after import at size: ten thousand images over three thousand shared layers. Each figure beside its goal; a goal
-//! that is missed makes the program fail.
+//! that is missed makes the program fail. `--fill DIR` makes the store there instead, to look at it by hand.
 
 mod common;
 
@@ -28,6 +28,11 @@ const PAUSE: Duration = Duration::from_millis(20);
 const LIST: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    if let Some(at) = args.iter().position(|arg| arg == "--fill") {
+        fill(&open(args.get(at + 1).expect("a directory after --fill").as_ref()));
+        return ExitCode::SUCCESS;
+    }
     let scratch = common::scratch();
     common::head("upkeep", scratch.path());
     let mut verdicts = Verdicts::new();

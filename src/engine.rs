@@ -8,7 +8,7 @@ mod meter;
 
 use crate::archive::Input;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::metadata::{ImageRow, Labelled, Labels, Resource, Tombstone};
+use crate::metadata::{ImageLine, ImageRow, Labelled, Labels, Resource, Tombstone};
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference};
 use crate::parallel::{Budget, Cancel, Pool};
@@ -186,6 +186,12 @@ impl Engine {
     /// All images, by name.
     pub fn images(&self) -> Result<Vec<ImageRow>> {
         self.inner.store.metadata().images()
+    }
+
+    /// The image list as text, a line for each platform that is here, by name: what [`Engine::images`] tells, without
+    /// looking into it, and several times as fast.
+    pub fn image_lines(&self) -> Result<Vec<ImageLine>> {
+        self.inner.store.metadata().image_lines()
     }
 
     /// The image that a name, a digest, or the beginning of a digest means. [`ErrorKind::NotFound`] without one.

@@ -21,7 +21,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use transload::metadata::ImageRow;
+use transload::metadata::ImageLine;
 use transload::metrics::Metrics;
 use transload::store::SnapshotterKind;
 use transload::transfer::ExportFormat;
@@ -350,37 +350,19 @@ fn open_input(archive: &Path, cancel: &Cancel) -> Result<Input> {
 
 fn images(context: &Context, args: &args::Images) -> Done {
     // Nothing was ever imported: that is an empty list, and no reason to make a store.
-    let images = if context.store()?.exists() { context.open(false)?.images()? } else { Vec::new() };
-    let view = views::Images { images: images.iter().flat_map(image_lines).collect() };
+    let lines = if context.store()?.exists() { context.open(false)?.image_lines()? } else { Vec::new() };
+    let view = views::Images { images: lines.into_iter().map(image_line).collect() };
     context.show(&view, |view| human::images(view, args.digests, &context.style))
 }
 
-/// One line for each platform that is here.
-fn image_lines(image: &ImageRow) -> Vec<views::ImageLine> {
-    let line = || views::ImageLine {
-        name: image.name.clone(),
-        target: image.target.digest.to_string(),
-        manifest: None,
-        config: None,
-        platform: None,
-        chain_id: None,
-        size_bytes: image.target.size,
-        layers: 0,
-        imported: rfc3339(image.created_ms),
+fn image_line(line: ImageLine) -> views::ImageLine {
+    let ImageLine { name, target, created_ms, size_bytes, manifest } = line;
+    let (imported, layers) = (rfc3339(created_ms), manifest.as_ref().map_or(0, |manifest| manifest.layers));
+    let (manifest, config, platform, chain_id) = match manifest {
+        None => (None, None, None, None),
+        Some(one) => (Some(one.digest), Some(one.config), Some(one.platform), one.chain_id),
     };
-    if image.manifests.is_empty() {
-        return vec![line()];
-    }
-    let manifests = image.manifests.iter().map(|manifest| views::ImageLine {
-        manifest: Some(manifest.digest.to_string()),
-        config: Some(manifest.config.to_string()),
-        platform: Some(manifest.platform.to_string()),
-        chain_id: manifest.chain_id.as_ref().map(|id| id.to_string()),
-        size_bytes: manifest.size_bytes,
-        layers: manifest.layers.len() as u64,
-        ..line()
-    });
-    manifests.collect()
+    views::ImageLine { name, target, manifest, config, platform, chain_id, size_bytes, layers, imported }
 }
 
 fn inspect(context: &Context, args: &args::Inspect) -> Done {

@@ -1,5 +1,6 @@
 //! From what the verbs report to figures: the one place that knows which report feeds which metric.
 
+use crate::metadata::now_ms;
 use crate::metrics::{Metric, Metrics, catalog};
 use crate::oci::ChainId;
 use crate::progress::{Event, Listener, Outcome, SnapshotStep, Step};
@@ -7,13 +8,12 @@ use crate::transfer::ImportReport;
 use crate::transfer::report::StageTimes;
 use crate::upkeep::{DuReport, GcReport};
 use std::collections::HashSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// A finished import.
 pub(super) fn import(metrics: &Metrics, report: &ImportReport) {
     metrics.record(&catalog::IMPORT_DURATION, &[], seconds(report.elapsed_ms));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    metrics.count(&catalog::LAST_IMPORT, &[], now.as_secs());
+    metrics.count(&catalog::LAST_IMPORT, &[], now_ms() / 1000);
     metrics.count(&catalog::PEAK_RSS, &[], report.peak_rss_bytes);
     stages(metrics, &report.stages_ms);
     let (blobs, trees) = (&report.blobs, &report.trees);

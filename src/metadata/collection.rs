@@ -17,12 +17,15 @@ use super::{
 use crate::error::{ErrorKind, Result};
 use crate::oci::{DiffId, Digest};
 use rusqlite::{Connection, params};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// When a collection looked; see the file's head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
     changed: u64,
+    /// What was learnt of images that have changed since, so that each is looked at once and not in every transaction.
+    later: RefCell<Later>,
     labels: u64,
     /// What labels have as their value, and the blobs and snapshots that carry these.
     labelled: HashMap<String, Vec<Carrier>>,
@@ -35,6 +38,15 @@ impl Mark {
     pub fn found_dead(&mut self, snapshots: impl Iterator<Item = u64>) {
         self.dead.extend(snapshots);
     }
+}
+
+/// The images that have changed since a mark.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Later {
+    /// Up to which change they were looked at.
+    seen: u64,
+    /// Manifests that they name and that nobody has looked into, for lack of them: of other platforms, mostly.
+    missing: HashSet<String>,
 }
 
 /// Who carries a label.
@@ -96,6 +108,7 @@ impl Metadata {
             Ok(Facts {
                 mark: Mark {
                     changed,
+                    later: RefCell::new(Later { seen: changed, ..Later::default() }),
                     labels: label_changes,
                     labelled: labelled(&blob_labels, &snapshots),
                     dead: HashSet::new(),
@@ -203,13 +216,32 @@ fn is_stale(connection: &Connection, mark: &Mark) -> Result<bool> {
     if labels != mark.labels {
         return Ok(true);
     }
-    let unread = "SELECT 1 FROM image i WHERE i.changed > ?1
-        AND NOT EXISTS (SELECT 1 FROM node n WHERE n.digest = i.target AND n.read)
-        UNION ALL SELECT 1 FROM image i JOIN node t ON t.digest = i.target
-        JOIN reference r ON r.from_id = t.id AND r.follow JOIN node n ON n.id = r.to_id
-        WHERE i.changed > ?1 AND NOT n.read AND EXISTS (SELECT 1 FROM blob b WHERE b.digest = n.digest) LIMIT 1";
-    Ok(changed != mark.changed
-        && connection.prepare_cached(unread)?.exists([super::columns::int(mark.changed)])?)
+    let mut later = mark.later.borrow_mut();
+    if changed != later.seen {
+        let seen = super::columns::int(later.seen);
+        let unread = "SELECT 1 FROM image i WHERE i.changed > ?
+            AND NOT EXISTS (SELECT 1 FROM node n WHERE n.digest = i.target AND n.read) LIMIT 1";
+        if connection.prepare_cached(unread)?.exists([seen])? {
+            return Ok(true);
+        }
+        let missing = "SELECT n.digest FROM image i JOIN node t ON t.digest = i.target
+            JOIN reference r ON r.from_id = t.id AND r.follow JOIN node n ON n.id = r.to_id
+            WHERE i.changed > ? AND NOT n.read";
+        let mut statement = connection.prepare_cached(missing)?;
+        for digest in statement.query_map([seen], |row| row.get(0))? {
+            later.missing.insert(digest?);
+        }
+        later.seen = changed;
+    }
+    let mut came = connection.prepare_cached(
+        "SELECT 1 FROM node n JOIN blob b ON b.digest = n.digest WHERE n.digest = ? AND NOT n.read",
+    )?;
+    for digest in &later.missing {
+        if came.exists([digest])? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What is needed at the moment of a sweep, in its transaction.

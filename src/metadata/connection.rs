@@ -91,7 +91,7 @@ impl Metadata {
     }
 
     /// The kernel's boot id; what is not durable counts only within the boot that wrote it.
-    pub(super) fn boot(&self) -> &str {
+    pub(crate) fn boot(&self) -> &str {
         &self.boot
     }
 

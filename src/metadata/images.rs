@@ -5,7 +5,7 @@
 use super::blobs::{mark, put as put_blobs};
 use super::columns::{corrupt, int, json, now_ms, parse, parsed, parsed_opt, to_json, unsigned};
 use super::connection::Sync;
-use super::index_view::{generation, next_generation};
+use super::index_view::{Listed, generation, next_generation};
 use super::references::{self, DocumentReferences};
 use super::trees::{put_layers, put_trees};
 use super::{BlobRow, LayerRow, Metadata, Resource, TreeRow};
@@ -139,9 +139,7 @@ impl Metadata {
             mark(transaction, &commit.durable, self.boot())?;
             let put = |image| put_image(transaction, image, commit.no_retag);
             let images = commit.images.iter().map(put).collect::<Result<Vec<_>>>()?;
-            if images.iter().any(|image| image.outcome != ImageOutcome::Existing) {
-                next_generation(transaction)?;
-            }
+            listed(transaction, &images)?;
             Ok(ImagesCommitted { images, generation: generation(transaction)? })
         })
     }
@@ -217,9 +215,7 @@ impl Metadata {
             let new =
                 NewImage { name: Some(new.to_string()), target: image.target, manifests: image.manifests };
             let committed = put_image(transaction, &new, false)?;
-            if committed.outcome != ImageOutcome::Existing {
-                next_generation(transaction)?;
-            }
+            listed(transaction, std::slice::from_ref(&committed))?;
             Ok(committed)
         })
     }
@@ -341,7 +337,19 @@ pub(super) fn remove(connection: &Connection, image: &ImageRow) -> Result<()> {
     connection
         .prepare_cached("DELETE FROM label WHERE kind = 'image' AND key = ?")?
         .execute([image.label_key()])?;
-    next_generation(connection)
+    next_generation(connection, Listed::Otherwise)
+}
+
+/// Counts what these do to the image list.
+pub(super) fn listed(connection: &Connection, images: &[CommittedImage]) -> Result<()> {
+    let retagged = |image: &CommittedImage| matches!(image.outcome, ImageOutcome::Retagged { .. });
+    if images.iter().any(retagged) {
+        next_generation(connection, Listed::Otherwise)
+    } else if images.iter().any(|image| image.outcome == ImageOutcome::New) {
+        next_generation(connection, Listed::More)
+    } else {
+        Ok(())
+    }
 }
 
 /// Writes the references of every manifest that has a row, for a database of the format that had none.
@@ -386,16 +394,18 @@ pub(super) fn one(
 pub(super) fn all(connection: &rusqlite::Transaction<'_>) -> Result<Vec<ImageRow>> {
     let mut images = Vec::new();
     let mut position = HashMap::new();
-    let mut statement = connection.prepare_cached(&format!("{IMAGE} ORDER BY name, target"))?;
+    let mut statement = connection.prepare_cached(IMAGE)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        position.insert(row.get::<_, i64>(0)?, images.len());
         images.push(image(row)?);
     }
+    // Sorted here: along the index of names the rows would be read in no order at all.
+    images.sort_by(|a, b| (&a.name, &a.target.digest).cmp(&(&b.name, &b.target.digest)));
+    position.extend(images.iter().enumerate().map(|(at, image)| (image.id, at)));
     let mut statement = connection.prepare_cached(ALL_MANIFESTS)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let at = *position.get(&row.get(0)?).ok_or_else(|| corrupt("a manifest lost its image"))?;
+        let at = *position.get(&unsigned(row, 0)?).ok_or_else(|| corrupt("a manifest lost its image"))?;
         images[at].manifests.push(manifest(row)?);
     }
     Ok(images)

@@ -1,9 +1,9 @@
 //! The image list as an OCI index, for those who read the store as an OCI image layout.
 
 use super::Metadata;
-use super::columns::{json, unsigned};
+use super::columns::{int, json, unsigned};
 use crate::error::Result;
-use crate::oci::{Descriptor, Index, media_type};
+use crate::oci::Descriptor;
 use rusqlite::Connection;
 
 /// The annotation that an OCI layout names its entries with (image-spec `annotations.md`); skopeo looks for it.
@@ -20,33 +20,57 @@ pub fn is_name_annotation(key: &str) -> bool {
 /// Which state of the database an `index.json` shows.
 pub const GENERATION: &str = "io.transload.generation";
 
+/// The image list, or what was added to it, in the order in which the images came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexView {
+    /// The state of the list that this shows.
+    pub generation: u64,
+    /// The last row that is shown.
+    pub last_id: u64,
+    /// An entry for each image.
+    pub manifests: Vec<Descriptor>,
+}
+
+/// What a change does to the list as it was shown before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listed {
+    /// There is more at its end.
+    More,
+    /// Something in it went, or is another by now.
+    Otherwise,
+}
+
 impl Metadata {
     /// How often the image list has changed.
     pub fn generation(&self) -> Result<u64> {
         self.read(|transaction| generation(transaction))
     }
 
-    /// The image list as an index, and the generation that it shows.
-    pub fn index_view(&self) -> Result<(u64, Index)> {
+    /// The image list as the entries of an index.
+    pub fn index_view(&self) -> Result<IndexView> {
+        self.read(|transaction| view(transaction, 0))
+    }
+
+    /// What came after `last_id` to the list as it was at `generation`; `None` where it is not only longer now.
+    pub fn index_added(&self, generation: u64, last_id: u64) -> Result<Option<IndexView>> {
         self.read(|transaction| {
-            let generation = generation(transaction)?;
-            let mut manifests = Vec::new();
-            let mut statement =
-                transaction.prepare_cached("SELECT name, descriptor FROM image ORDER BY name, target")?;
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                manifests.push(entry(row.get(0)?, json(row, 1)?));
-            }
-            let annotations = [(GENERATION.to_string(), generation.to_string())].into();
-            let index = Index {
-                schema_version: 2,
-                media_type: media_type::INDEX.to_string(),
-                manifests,
-                annotations,
-            };
-            Ok((generation, index))
+            let added = view(transaction, last_id)?;
+            let only_longer = fact(transaction, "rewritten")? <= generation && generation <= added.generation;
+            Ok(only_longer.then_some(added))
         })
     }
+}
+
+fn view(connection: &Connection, after: u64) -> Result<IndexView> {
+    let mut view = IndexView { generation: generation(connection)?, last_id: after, manifests: Vec::new() };
+    let mut statement =
+        connection.prepare_cached("SELECT id, name, descriptor FROM image WHERE id > ? ORDER BY id")?;
+    let mut rows = statement.query([int(after)])?;
+    while let Some(row) = rows.next()? {
+        view.last_id = unsigned(row, 0)?;
+        view.manifests.push(entry(row.get(1)?, json(row, 2)?));
+    }
+    Ok(view)
 }
 
 /// The archive's own annotations stay, except those that would name the entry otherwise than we do.
@@ -61,12 +85,24 @@ fn entry(name: Option<String>, mut target: Descriptor) -> Descriptor {
 }
 
 pub(super) fn generation(connection: &Connection) -> Result<u64> {
-    let mut statement = connection.prepare_cached("SELECT value FROM fact WHERE key = 'generation'")?;
-    let mut rows = statement.query([])?;
+    fact(connection, "generation")
+}
+
+fn fact(connection: &Connection, key: &str) -> Result<u64> {
+    let mut statement = connection.prepare_cached("SELECT value FROM fact WHERE key = ?")?;
+    let mut rows = statement.query([key])?;
     rows.next()?.map_or(Ok(0), |row| unsigned(row, 0))
 }
 
-pub(super) fn next_generation(connection: &Connection) -> Result<()> {
+pub(super) fn next_generation(connection: &Connection, listed: Listed) -> Result<()> {
     connection.prepare_cached("UPDATE fact SET value = value + 1 WHERE key = 'generation'")?.execute([])?;
+    if listed == Listed::Otherwise { rewritten(connection) } else { Ok(()) }
+}
+
+/// No list that was shown before now is the beginning of today's.
+pub(super) fn rewritten(connection: &Connection) -> Result<()> {
+    let sql = "INSERT INTO fact SELECT 'rewritten', value FROM fact WHERE key = 'generation'
+         ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    connection.prepare_cached(sql)?.execute([])?;
     Ok(())
 }

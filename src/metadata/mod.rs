@@ -17,6 +17,7 @@ mod import_history;
 mod index_view;
 mod labels;
 mod leases;
+mod listing;
 mod references;
 mod restore;
 mod schema;
@@ -32,9 +33,10 @@ pub use images::{
     CommittedImage, ImageCommit, ImageOutcome, ImageRow, ImagesCommitted, ManifestRow, NewImage,
 };
 pub use import_history::ImportRecord;
-pub use index_view::{CONTAINERD_NAME, GENERATION, REF_NAME, is_name_annotation};
+pub use index_view::{CONTAINERD_NAME, GENERATION, IndexView, REF_NAME, is_name_annotation};
 pub use labels::{Labelled, Labels, PINNED, PINNED_LABEL};
 pub use leases::{LeaseRow, Resource};
+pub use listing::{ImageLine, ManifestLine};
 pub use references::{DocumentReferences, References};
 pub use schema::FORMAT_VERSION;
 pub use snapshots::{NewSnapshot, SnapshotKind, SnapshotRow, Usage};

@@ -44,7 +44,7 @@ impl Metadata {
             transaction
                 .prepare_cached("UPDATE fact SET value = max(value, ?1) + 1 WHERE key = 'generation'")?
                 .execute([int(earlier)])?;
-            Ok(())
+            super::index_view::rewritten(transaction)
         })
     }
 }

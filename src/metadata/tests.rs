@@ -268,7 +268,7 @@ fn images_without_a_name_are_one_per_target() {
     assert_eq!(outcome(&metadata, image(None, "1")), ImageOutcome::Existing);
     assert_eq!(outcome(&metadata, image(None, "2")), ImageOutcome::New);
     assert_eq!(outcome(&metadata, image(Some("a"), "2")), ImageOutcome::New);
-    let (_, index) = metadata.index_view().expect("reads");
+    let index = metadata.index_view().expect("reads");
     let names: Vec<_> = index.manifests.iter().map(|entry| entry.annotations.get(REF_NAME)).collect();
     assert_eq!(names, [None, None, Some(&"a".to_string())]);
     let found = metadata.images_by_digest(&digest("1").hex()[..12]).expect("finds");
@@ -278,6 +278,34 @@ fn images_without_a_name_are_one_per_target() {
     metadata.image_remove_id(id).expect("removes");
     assert_eq!(kind(metadata.image_remove_id(id)), ErrorKind::NotFound);
     assert_eq!(metadata.image_get("b").expect("reads").map(|row| row.target.digest), Some(digest("1")));
+}
+
+#[test]
+fn the_lines_of_the_list_say_what_the_images_say() {
+    let (_dir, metadata) = fresh();
+    let two = NewImage { manifests: vec![manifest("1", 2), manifest("2", 0)], ..image(Some("b"), "1") };
+    let none = NewImage { manifests: Vec::new(), ..image(None, "3") };
+    metadata.image_put(&commit(vec![two, image(Some("a"), "4"), none])).expect("commits");
+    let expected = metadata.images().expect("lists").into_iter().flat_map(|image| {
+        let line = |manifest: Option<&ManifestRow>| ImageLine {
+            name: image.name.clone(),
+            target: image.target.digest.to_string(),
+            created_ms: image.created_ms,
+            size_bytes: manifest.map_or(image.target.size, |manifest| manifest.size_bytes),
+            manifest: manifest.map(|manifest| ManifestLine {
+                digest: manifest.digest.to_string(),
+                config: manifest.config.to_string(),
+                platform: manifest.platform.to_string(),
+                chain_id: manifest.chain_id.map(|id| id.to_string()),
+                layers: manifest.layers.len() as u64,
+            }),
+        };
+        let lines: Vec<ImageLine> = image.manifests.iter().map(|manifest| line(Some(manifest))).collect();
+        if lines.is_empty() { vec![line(None)] } else { lines }
+    });
+    let lines = metadata.image_lines().expect("lists");
+    assert_eq!(lines, expected.collect::<Vec<_>>());
+    assert_eq!(lines.len(), 4);
 }
 
 #[test]
@@ -293,7 +321,7 @@ fn a_tag_survives_the_removal_of_the_name_it_was_made_from() {
     let kept = metadata.image_get("b").expect("reads").expect("is there");
     assert_eq!(kept.manifests, [manifest("1", 2)]);
     metadata.image_remove("b").expect("removes");
-    assert_eq!(metadata.index_view().expect("reads").1.manifests, []);
+    assert_eq!(metadata.index_view().expect("reads").manifests, []);
 }
 
 #[test]

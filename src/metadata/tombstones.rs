@@ -69,12 +69,19 @@ impl Metadata {
 
     /// Drops the tombstones whose time is over at `now_ms`, and tells how many.
     pub fn tombstones_expire(&self, now_ms: u64) -> Result<u64> {
-        self.write(Sync::Lazy, |transaction| {
-            let dropped = transaction
-                .prepare_cached("DELETE FROM tombstone WHERE expires_ms <= ?")?
-                .execute([int(now_ms)])?;
-            Ok(dropped as u64)
-        })
+        let mut dropped = 0;
+        loop {
+            // Others write in between.
+            let some = self.write(Sync::Lazy, |transaction| {
+                let sql = "DELETE FROM tombstone
+                    WHERE id IN (SELECT id FROM tombstone WHERE expires_ms <= ? LIMIT 100)";
+                Ok(transaction.prepare_cached(sql)?.execute([int(now_ms)])?)
+            })?;
+            if some == 0 {
+                return Ok(dropped);
+            }
+            dropped += some as u64;
+        }
     }
 }
 
@@ -124,7 +131,7 @@ fn restore(connection: &Connection, tombstone: &Tombstone) -> Result<ImageRow> {
         .prepare_cached("UPDATE image SET created_ms = min(created_ms, ?) WHERE id = ?")?
         .execute([int(tombstone.created_ms), int(restored.id)])?;
     connection.prepare_cached("DELETE FROM tombstone WHERE id = ?")?.execute([int(tombstone.id)])?;
-    super::index_view::next_generation(connection)?;
+    images::listed(connection, std::slice::from_ref(&restored))?;
     let image = images::one(connection, "id = ?", int(restored.id))?;
     let image = image.ok_or_else(|| Error::new(ErrorKind::Internal, "a restored image is not there"))?;
     if !tombstone.labels.is_empty() {

@@ -68,16 +68,23 @@ impl Digest {
 
     /// The lower-case hex after the colon, as used for file names.
     pub fn hex(&self) -> String {
+        self.with_hex(str::to_string)
+    }
+
+    /// Lists of images show a hundred thousand digests, so their text is made in one go, and where it is needed.
+    fn with_hex<T>(&self, work: impl FnOnce(&str) -> T) -> T {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let pairs = self.as_bytes().iter();
-        pairs
-            .flat_map(|b| [DIGITS[usize::from(b >> 4)] as char, DIGITS[usize::from(b & 15)] as char])
-            .collect()
+        let mut text = [0; 128];
+        let bytes = self.as_bytes();
+        for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+        work(str::from_utf8(&text[..2 * bytes.len()]).expect("hex digits are ASCII"))
     }
 
     /// The first twelve hex digits, for people.
     pub fn short(&self) -> String {
-        self.hex()[..12].to_string()
+        self.with_hex(|hex| hex[..12].to_string())
     }
 
     /// The digest whose algorithm and hex are given apart, as in the path `blobs/sha256/<hex>`.
@@ -97,19 +104,26 @@ fn parse_hex<const N: usize>(hex: &str) -> Option<[u8; N]> {
         return None;
     }
     let mut bytes = [0; N];
+    // Whether a digit is one is asked once for all of them: digits are random, and so would be the jumps.
+    let mut seen = 0;
     for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        let (high, low) = (NIBBLES[usize::from(pair[0])], NIBBLES[usize::from(pair[1])]);
+        seen |= high | low;
+        *byte = high << 4 | low & 15;
     }
-    Some(bytes)
+    (seen < 16).then_some(bytes)
 }
 
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
+/// What a lower-case hex digit is worth; no digit is 16 or more.
+const NIBBLES: [u8; 256] = {
+    let mut nibbles = [16; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        nibbles[b"0123456789abcdef"[digit] as usize] = digit as u8;
+        digit += 1;
     }
-}
+    nibbles
+};
 
 fn invalid(text: &str) -> Error {
     let shown: String = text.chars().take(100).collect();
@@ -127,7 +141,9 @@ impl FromStr for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm().name(), self.hex())
+        f.write_str(self.algorithm().name())?;
+        f.write_str(":")?;
+        self.with_hex(|hex| f.write_str(hex))
     }
 }
 
@@ -145,8 +161,17 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        struct Text;
+        impl serde::de::Visitor<'_> for Text {
+            type Value = Digest;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a digest")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Digest, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Text)
     }
 }
 

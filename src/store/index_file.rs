@@ -1,25 +1,37 @@
 //! `oci-layout` and `index.json`, which let others read the store as an OCI image layout (image-spec
 //! `image-layout.md`).
+//!
+//! A list of ten thousand images is megabytes, and an import adds one line. So the list is in the order in which images
+//! came, and a file that is only behind by some gets those at its end: not the one that others may be reading, but the
+//! one before it, `index.spare`, which then takes its place.
 
 use super::lock;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::durable;
-use crate::metadata::{GENERATION, Metadata};
-use crate::oci::Index;
-use rustix::fd::BorrowedFd;
-use rustix::fs::{self, AtFlags, Mode, OFlags};
+use crate::metadata::{GENERATION, IndexView, Metadata};
+use crate::oci::media_type;
+use crate::parallel::failpoint;
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
+use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 const LAYOUT: &str = "oci-layout";
 const INDEX: &str = "index.json";
+const SPARE: &str = "index.spare";
+
+/// What our own writer knows of its file: which boot wrote it, the last row in it, where its list ends.
+const MARK: &str = "io.transload.mark";
 
 /// Our own writer puts the annotations last, so the generation stands within the last bytes.
-const TAIL_BYTES: u64 = 256;
+const TAIL_BYTES: u64 = 512;
 
 /// A hundred thousand images take a tenth of it.
 const INDEX_LIMIT_BYTES: u64 = 1 << 30;
+
+/// Shorter lists are written anew each time, in less than a tenth of a millisecond.
+const WORTH_KEEPING_BYTES: u64 = 16 << 10;
 
 pub(super) fn ensure_layout(root: BorrowedFd<'_>) -> Result<()> {
     match fs::statat(root, LAYOUT, AtFlags::SYMLINK_NOFOLLOW) {
@@ -34,16 +46,101 @@ pub(super) fn ensure_layout(root: BorrowedFd<'_>) -> Result<()> {
 
 /// Writes the view unless it shows the database's state already. The second look is under the lock, so of many that
 /// come at once the first writes for all.
+///
+/// Nothing is synced, so what an earlier boot wrote is written anew.
 pub(super) fn refresh(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<()> {
-    if written_generation(root)? == Some(metadata.generation()?) {
+    let is_current = || -> Result<bool> {
+        let (tail, generation) = (tail(root)?, metadata.generation()?);
+        Ok(tail.is_some_and(|tail| tail.generation == generation && tail.is_of(metadata.boot())))
+    };
+    if is_current()? {
         return Ok(());
     }
     let _lock = lock::index(root)?;
-    let (generation, index) = metadata.index_view()?;
-    if written_generation(root)? == Some(generation) {
+    if is_current()? || append_to_spare(root, metadata)? || append_to_copy(root, metadata)? {
         return Ok(());
     }
-    durable::write_atomic(root, INDEX, &to_json(&index)?, false)
+    write(root, metadata)
+}
+
+/// Writes all of it. What came before is the beginning of nothing any more.
+fn write(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<()> {
+    remove_spare(root)?;
+    durable::write_atomic(root, INDEX, &to_json(&metadata.index_view()?, metadata.boot())?, false)
+}
+
+/// `false` where there is no spare, where somebody still reads it, or where it cannot become today's list. Then it is as good as none.
+fn append_to_spare(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<bool> {
+    let Some(spare) = open(root, SPARE, OFlags::RDWR)? else { return Ok(false) };
+    if !is_ours_alone(&spare) || !append(&spare, metadata)? {
+        return Ok(false);
+    }
+    drop(spare);
+    failpoint::at_step(SPARE, "rename")?;
+    match fs::renameat_with(root, SPARE, root, INDEX, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL | Errno::NOENT) => {
+            fs::renameat(root, SPARE, root, INDEX).doing(|| format!("cannot rename {SPARE}"))?;
+            Ok(true)
+        }
+        Err(errno) => Err(errno).doing(|| format!("cannot rename {SPARE}")),
+    }
+}
+
+/// The list becomes the spare, and a copy of it the list.
+fn append_to_copy(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<bool> {
+    let Some(mut old) = open(root, INDEX, OFlags::RDONLY)? else { return Ok(false) };
+    if old.metadata()?.len() < WORTH_KEEPING_BYTES || Tail::of(&old)?.is_none() {
+        return Ok(false);
+    }
+    remove_spare(root)?;
+    failpoint::at_step(SPARE, "create")?;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let spare = fs::openat(root, SPARE, flags, Mode::from_raw_mode(0o600));
+    let mut spare = File::from(spare.doing(|| format!("cannot create {SPARE}"))?);
+    if let Err(error) = std::io::copy(&mut old, &mut spare) {
+        remove_spare(root)?;
+        return Err(error).doing(|| format!("cannot write {SPARE}"));
+    }
+    drop((old, spare));
+    append_to_spare(root, metadata)
+}
+
+fn remove_spare(root: BorrowedFd<'_>) -> Result<()> {
+    match fs::unlinkat(root, SPARE, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno).doing(|| format!("cannot remove {SPARE}")),
+    }
+}
+
+/// Makes today's list of a file that shows an earlier state, unless that takes more than adding to its end.
+fn append(file: &File, metadata: &Metadata) -> Result<bool> {
+    let Some(Tail { generation, mark: Some(mark) }) = Tail::of(file)? else { return Ok(false) };
+    if mark.boot != metadata.boot() {
+        return Ok(false);
+    }
+    let Some(added) = metadata.index_added(generation, mark.last_id)? else { return Ok(false) };
+    // A list that was empty has no comma before what is added; it is too short to get here, too.
+    let mut text = Vec::new();
+    for entry in &added.manifests {
+        text.push(b',');
+        serde_json::to_writer(&mut text, entry).map_err(internal)?;
+    }
+    let mark = Mark { last_id: added.last_id, length: mark.length + text.len() as u64, ..mark };
+    let list_end = mark.length - text.len() as u64;
+    text.extend(Tail { generation: added.generation, mark: Some(mark) }.to_string().into_bytes());
+    // From the first byte of the old tail on, so that a file that is half written has none.
+    failpoint::at_step(SPARE, "write")?;
+    file.write_all_at(&text, list_end).doing(|| format!("cannot write {SPARE}"))?;
+    file.set_len(list_end + text.len() as u64).doing(|| format!("cannot write {SPARE}"))?;
+    Ok(true)
+}
+
+/// Whether nobody else has this file open: the kernel grants a lease for writing only then (fcntl(2), `F_SETLEASE`). It
+/// ends with the descriptor.
+fn is_ours_alone(file: &File) -> bool {
+    // SAFETY: a call with two numbers, on a descriptor that is open.
+    unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) == 0 }
 }
 
 /// How `index.json` stands to the database.
@@ -64,7 +161,7 @@ pub(super) fn is_there(root: BorrowedFd<'_>) -> bool {
 
 /// Whether there is a file that is not ours: a cheap look at the end of one that is.
 pub(super) fn is_foreign(root: BorrowedFd<'_>) -> Result<bool> {
-    if written_generation(root)?.is_some() {
+    if tail(root)?.is_some() {
         return Ok(false);
     }
     // Half a file is what a power cut leaves of ours, which nobody synced.
@@ -74,22 +171,21 @@ pub(super) fn is_foreign(root: BorrowedFd<'_>) -> Result<bool> {
 
 /// Holds the whole file against the database.
 pub(super) fn state(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<IndexState> {
-    let (generation, index) = metadata.index_view()?;
+    let view = metadata.index_view()?;
     if is_foreign(root)? {
         return Ok(IndexState::Foreign);
     }
-    match written_generation(root)? {
-        Some(written) if written == generation => {}
-        Some(written) if written > generation && metadata.generation()? < written => {
-            return Ok(IndexState::Foreign);
-        }
-        _ => return Ok(IndexState::Behind),
+    let Some(tail) = tail(root)? else { return Ok(IndexState::Behind) };
+    if tail.generation != view.generation {
+        let from_elsewhere = tail.generation > view.generation && metadata.generation()? < tail.generation;
+        return Ok(if from_elsewhere { IndexState::Foreign } else { IndexState::Behind });
     }
-    let expected = to_json(&index)?;
+    let Some(mark) = tail.mark else { return Ok(IndexState::Behind) };
+    let expected = to_json(&view, &mark.boot)?;
     Ok(match read(root)? {
         Some(found) if found == expected => IndexState::Ours,
         // Written between our two looks.
-        Some(_) if metadata.generation()? != generation => IndexState::Behind,
+        Some(_) if metadata.generation()? != view.generation => IndexState::Behind,
         Some(_) => IndexState::Foreign,
         None => IndexState::Behind,
     })
@@ -98,45 +194,103 @@ pub(super) fn state(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<IndexSt
 /// Writes the view whatever is there.
 pub(super) fn rewrite(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<()> {
     let _lock = lock::index(root)?;
-    durable::write_atomic(root, INDEX, &to_json(&metadata.index_view()?.1)?, false)
+    write(root, metadata)
 }
 
-fn to_json(index: &Index) -> Result<Vec<u8>> {
-    serde_json::to_vec(index).map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))
+fn to_json(view: &IndexView, boot: &str) -> Result<Vec<u8>> {
+    let mut json =
+        format!(r#"{{"schemaVersion":2,"mediaType":"{}","manifests":["#, media_type::INDEX).into_bytes();
+    for (at, entry) in view.manifests.iter().enumerate() {
+        if at > 0 {
+            json.push(b',');
+        }
+        serde_json::to_writer(&mut json, entry).map_err(internal)?;
+    }
+    let mark = Mark { boot: boot.to_string(), last_id: view.last_id, length: json.len() as u64 };
+    json.extend(Tail { generation: view.generation, mark: Some(mark) }.to_string().into_bytes());
+    Ok(json)
+}
+
+fn internal(error: serde_json::Error) -> Error {
+    Error::new(ErrorKind::Internal, error.to_string())
+}
+
+fn open(root: BorrowedFd<'_>, name: &str, flags: OFlags) -> Result<Option<File>> {
+    match fs::openat(root, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(fd) => Ok(Some(File::from(fd))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno).doing(|| format!("cannot open {name}")),
+    }
 }
 
 fn read(root: BorrowedFd<'_>) -> Result<Option<Vec<u8>>> {
     use std::io::Read;
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = match fs::openat(root, INDEX, flags, Mode::empty()) {
-        Ok(fd) => File::from(fd),
-        Err(Errno::NOENT) => return Ok(None),
-        Err(errno) => return Err(errno).doing(|| format!("cannot read {INDEX}")),
-    };
+    let Some(file) = open(root, INDEX, OFlags::RDONLY)? else { return Ok(None) };
     let mut json = Vec::new();
     file.take(INDEX_LIMIT_BYTES).read_to_end(&mut json).doing(|| format!("cannot read {INDEX}"))?;
     Ok(Some(json))
 }
 
-/// The generation that the file shows; `None` for a file that is missing, damaged or someone else's.
-fn written_generation(root: BorrowedFd<'_>) -> Result<Option<u64>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = match fs::openat(root, INDEX, flags, Mode::empty()) {
-        Ok(fd) => File::from(fd),
-        Err(Errno::NOENT) => return Ok(None),
-        Err(errno) => return Err(errno).doing(|| format!("cannot read {INDEX}")),
-    };
-    let size = file.metadata()?.len();
-    let mut tail = vec![0; size.min(TAIL_BYTES) as usize];
-    let offset = size - tail.len() as u64;
-    match file.read_exact_at(&mut tail, offset) {
-        Ok(()) => Ok(generation_in(&String::from_utf8_lossy(&tail))),
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(error).doing(|| format!("cannot read {INDEX}")),
+/// How `index.json` ends; `None` for a file that is missing, damaged or someone else's.
+fn tail(root: BorrowedFd<'_>) -> Result<Option<Tail>> {
+    Ok(open(root, INDEX, OFlags::RDONLY)?.map(|file| Tail::of(&file)).transpose()?.flatten())
+}
+
+/// The end of a file of ours, from the bracket that closes the list.
+#[derive(Debug, PartialEq, Eq)]
+struct Tail {
+    generation: u64,
+    /// Earlier releases wrote none.
+    mark: Option<Mark>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Mark {
+    boot: String,
+    last_id: u64,
+    /// Of everything before the tail, in bytes.
+    length: u64,
+}
+
+impl Tail {
+    /// `None` for a file that is damaged or someone else's.
+    fn of(file: &File) -> Result<Option<Tail>> {
+        let size = file.metadata()?.len();
+        let mut bytes = vec![0; size.min(TAIL_BYTES) as usize];
+        let offset = size - bytes.len() as u64;
+        match file.read_exact_at(&mut bytes, offset) {
+            Ok(()) => Ok(Tail::parse(&String::from_utf8_lossy(&bytes), size)),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(error).doing(|| format!("cannot read {INDEX}")),
+        }
+    }
+
+    fn parse(end: &str, size: u64) -> Option<Tail> {
+        let (_, rest) = end.rsplit_once(&format!("],\"annotations\":{{\"{GENERATION}\":\""))?;
+        let rest = rest.strip_suffix("\"}}")?;
+        let Some((generation, mark)) = rest.split_once(&format!("\",\"{MARK}\":\"")) else {
+            return Some(Tail { generation: rest.parse().ok()?, mark: None });
+        };
+        let mut words = mark.splitn(3, ' ');
+        let mut number = || words.next()?.parse::<u64>().ok();
+        let (last_id, length) = (number()?, number()?);
+        let mark = Some(Mark { last_id, length, boot: words.next()?.to_string() });
+        let tail = Tail { generation: generation.parse().ok()?, mark };
+        // Others keep the annotations when they add to the list.
+        (length + tail.to_string().len() as u64 == size).then_some(tail)
+    }
+
+    fn is_of(&self, boot: &str) -> bool {
+        self.mark.as_ref().is_some_and(|mark| mark.boot == boot)
     }
 }
 
-fn generation_in(tail: &str) -> Option<u64> {
-    let (_, rest) = tail.rsplit_once(&format!("\"annotations\":{{\"{GENERATION}\":\""))?;
-    rest.strip_suffix("\"}}")?.parse().ok()
+impl std::fmt::Display for Tail {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, r#"],"annotations":{{"{GENERATION}":"{}""#, self.generation)?;
+        if let Some(Mark { boot, last_id, length }) = &self.mark {
+            write!(f, r#","{MARK}":"{last_id} {length} {boot}""#)?;
+        }
+        f.write_str("}}")
+    }
 }

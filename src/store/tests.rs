@@ -141,6 +141,55 @@ fn the_view_follows_the_database_and_is_repaired_when_behind() {
 }
 
 #[test]
+fn a_long_view_grows_at_its_end_and_never_under_a_reader() {
+    use std::io::Read;
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let index = dir.path().join("index.json");
+    let inode = || std::fs::metadata(&index).expect("stats").ino();
+    let store = open(dir.path());
+    let expect_whole = || {
+        assert_eq!(store.index_state().expect("looks"), IndexState::Ours, "as if written in one go");
+    };
+    for number in 0..100 {
+        put_image(&store, &format!("docker.io/library/a{number}:1"));
+        expect_whole();
+    }
+    let (one, _) = (inode(), put_image(&store, "docker.io/library/b:1"));
+    let (other, _) = (inode(), put_image(&store, "docker.io/library/b:2"));
+    assert_ne!(one, other);
+    assert_eq!(inode(), one, "two files take turns");
+    let mut reader = std::fs::File::open(&index).expect("opens");
+    let shown = std::fs::read(&index).expect("reads");
+    for number in 3..9 {
+        put_image(&store, &format!("docker.io/library/b:{number}"));
+        expect_whole();
+    }
+    let mut still = Vec::new();
+    reader.read_to_end(&mut still).expect("reads");
+    assert!(still == shown, "what is open does not change");
+
+    store.metadata().image_tag("docker.io/library/a0:1", "docker.io/library/b:1").expect("tags");
+    store.refresh_index().expect("writes");
+    expect_whole();
+    store.metadata().image_remove("docker.io/library/a7:1").expect("removes");
+    put_image(&store, "docker.io/library/c:1");
+    expect_whole();
+    assert!(!std::fs::read_to_string(&index).expect("reads").contains("/a7:1"));
+
+    // Another tool adds to the list and keeps the annotations; half a spare is what a crash leaves.
+    put_image(&store, "docker.io/library/c:2");
+    let foreign = std::fs::read_to_string(&index).expect("reads").replacen("[{", "[{\"digest\":\"x\"},{", 1);
+    std::fs::write(&index, foreign).expect("writes");
+    let spare =
+        std::fs::OpenOptions::new().write(true).open(dir.path().join("index.spare")).expect("a spare");
+    spare.set_len(spare.metadata().expect("stats").len() - 3).expect("cuts");
+    drop(spare);
+    put_image(&store, "docker.io/library/c:3");
+    expect_whole();
+}
+
+#[test]
 fn skopeo_finds_an_image_by_its_full_name() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = open(dir.path());

@@ -6,12 +6,12 @@
 
 use super::report::{BlobTotals, ImportReport, StageTimes, TreeTotals};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::metadata::ImportRecord;
+use crate::metadata::{ImportRecord, now_ms};
 use crate::progress::Outcome;
 use crate::store::Store;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// One import, as it is remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,9 +127,8 @@ pub fn remember(
     outcome: &Result<ImportReport>,
     elapsed: Duration,
 ) -> Result<()> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut entry = Entry::of(archive, outcome);
-    entry.finished_ms = now.as_millis() as u64;
+    entry.finished_ms = now_ms();
     entry.elapsed_ms = elapsed.as_millis() as u64;
     let word = entry.error.clone().unwrap_or_else(|| "ok".to_string());
     let make = |last: Option<ImportRecord>| {

@@ -117,21 +117,21 @@ pub fn images(view: &views::Images, whole_digests: bool, style: &Style) -> Strin
     ]);
     for image in &view.images {
         table.row([
-            image.name.clone().unwrap_or_else(|| UNNAMED.to_string()),
-            image.platform.clone().unwrap_or_else(|| "-".to_string()),
-            format_size(image.size_bytes),
-            image.layers.to_string(),
-            format_time(Some(&image.imported)),
-            if whole_digests { image.target.clone() } else { short(&image.target) },
+            image.name.as_deref().unwrap_or(UNNAMED),
+            image.platform.as_deref().unwrap_or("-"),
+            &format_size(image.size_bytes),
+            &image.layers.to_string(),
+            &format_time(Some(&image.imported)),
+            if whole_digests { &image.target } else { short(&image.target) },
         ]);
     }
     table.render(style)
 }
 
 /// The first twelve digits of a digest.
-fn short(digest: &str) -> String {
+fn short(digest: &str) -> &str {
     let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
-    hex.chars().take(12).collect()
+    hex.get(..12).unwrap_or(hex)
 }
 
 pub fn inspect(view: &views::Inspect, style: &Style) -> String {
@@ -204,8 +204,8 @@ fn layers(view: &views::Inspect) -> Table {
     for (at, layer) in view.layers.iter().enumerate() {
         table.row([
             (at + 1).to_string(),
-            short(&layer.digest),
-            short(&layer.diff_id),
+            short(&layer.digest).to_string(),
+            short(&layer.diff_id).to_string(),
             format_size(layer.size_bytes),
             layer.media_type.clone(),
         ]);
@@ -224,7 +224,7 @@ pub fn history(view: &views::History, style: &Style) -> String {
         let by = line.created_by.as_deref().or(line.comment.as_deref()).unwrap_or_default();
         table.row([
             format_time(line.created.as_deref()),
-            line.diff_id.as_deref().map_or_else(|| "-".to_string(), short),
+            line.diff_id.as_deref().map_or("-", short).to_string(),
             format_size(line.size_bytes),
             by.split_whitespace().collect::<Vec<_>>().join(" "),
         ]);

@@ -1,6 +1,7 @@
 //! Aligned columns for people.
 
 use super::{Style, printable};
+use std::fmt::Write;
 
 /// How a column stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,42 +13,61 @@ pub enum Align {
 /// Rows under headings. Cells are made printable here, so that callers cannot forget it.
 pub struct Table {
     headings: Vec<(&'static str, Align)>,
-    rows: Vec<Vec<String>>,
+    /// All cells one after another: a list of images has tens of thousands.
+    text: String,
+    /// Where in `text` each cell ends; a row has as many as there are headings.
+    ends: Vec<usize>,
 }
 
 impl Table {
     pub fn new(headings: &[(&'static str, Align)]) -> Self {
-        Table { headings: headings.to_vec(), rows: Vec::new() }
+        Table { headings: headings.to_vec(), text: String::new(), ends: Vec::new() }
     }
 
-    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().map(|cell| printable(&cell).into_owned()).collect());
+    /// One cell for each heading; missing ones are empty.
+    pub fn row<S: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = S>) {
+        let row_end = self.ends.len() + self.headings.len();
+        for cell in cells {
+            self.text.push_str(&printable(cell.as_ref()));
+            self.ends.push(self.text.len());
+        }
+        self.ends.resize(row_end, self.text.len());
     }
 
     /// The table as text, each line ended, no blanks at the ends of lines.
     pub fn render(&self, style: &Style) -> String {
-        let widths: Vec<usize> = (0..self.headings.len()).map(|column| self.width(column)).collect();
-        let headings: Vec<String> = self.headings.iter().map(|(name, _)| name.to_string()).collect();
-        let mut text = format!("{}\n", style.heading(&self.line(&headings, &widths)));
-        for row in &self.rows {
-            text.push_str(&self.line(row, &widths));
+        let columns = self.headings.len();
+        let mut widths: Vec<usize> = self.headings.iter().map(|(name, _)| name.len()).collect();
+        for (at, cell) in self.cells().enumerate() {
+            widths[at % columns] = widths[at % columns].max(cell.chars().count());
+        }
+        let (mut heading, mut text) = (String::new(), String::new());
+        self.line(self.headings.iter().map(|(name, _)| *name), &widths, &mut heading);
+        writeln!(text, "{}", style.heading(&heading)).expect("a String takes everything");
+        let mut cells = self.cells();
+        for _ in 0..self.ends.len() / columns {
+            self.line(cells.by_ref().take(columns), &widths, &mut text);
             text.push('\n');
         }
         text
     }
 
-    fn width(&self, column: usize) -> usize {
-        let cells = self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain([self.headings[column].0.len()]).max().unwrap_or(0)
+    fn cells(&self) -> impl Iterator<Item = &str> {
+        let begins = std::iter::once(&0).chain(&self.ends);
+        begins.zip(&self.ends).map(|(begin, end)| &self.text[*begin..*end])
     }
 
-    fn line(&self, cells: &[String], widths: &[usize]) -> String {
-        let padded =
-            cells.iter().zip(widths).zip(&self.headings).map(|((cell, width), (_, align))| match align {
-                Align::Left => format!("{cell:<width$}"),
-                Align::Right => format!("{cell:>width$}"),
-            });
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_string()
+    fn line<'a>(&self, cells: impl Iterator<Item = &'a str>, widths: &[usize], text: &mut String) {
+        let begin = text.len();
+        for (column, (cell, width)) in cells.zip(widths).enumerate() {
+            let gap = if column == 0 { "" } else { "  " };
+            let written = match self.headings[column].1 {
+                Align::Left => write!(text, "{gap}{cell:<width$}"),
+                Align::Right => write!(text, "{gap}{cell:>width$}"),
+            };
+            written.expect("a String takes everything");
+        }
+        text.truncate(begin + text[begin..].trim_end().len());
     }
 }
 

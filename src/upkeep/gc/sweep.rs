@@ -18,7 +18,7 @@ use super::{GcFailure, GcOptions, GcReport};
 use crate::content::IngestRef;
 use crate::error::{ErrorKind, Result};
 use crate::io::{durable, locked::LockedDir, remove::remove_tree};
-use crate::metadata::DeadSnapshot;
+use crate::metadata::{DeadSnapshot, Mark, Metadata};
 use crate::oci::{DiffId, Digest};
 use crate::parallel::failpoint;
 use crate::snapshot::Trees;
@@ -26,9 +26,16 @@ use crate::store::Store;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs;
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
-/// How much is forgotten in one transaction: some milliseconds, which is what an import waits at most.
+/// How much is locked, forgotten, and then moved away: one sync.
 const BATCH: usize = 64;
+
+/// How much is forgotten in one transaction: about a millisecond, which is what an import waits each time it writes.
+const AT_ONCE: usize = 16;
+
+/// After each: the kernel gives a lock to whoever asks when it is free, and without this that is always the collection.
+const GIVE_WAY: Duration = Duration::from_micros(500);
 
 /// Removes what a plan says.
 pub(super) struct Sweep<'a> {
@@ -112,9 +119,8 @@ impl<'a> Sweep<'a> {
         let going: Vec<DeadSnapshot> =
             going.map(|dead| DeadSnapshot { key: dead.key.clone(), id: dead.id }).collect();
         let bytes: HashMap<u64, u64> = batch.iter().map(|dead| (dead.id, dead.bytes)).collect();
-        let swept = self.store.metadata().sweep_snapshots(&self.plan.mark, &going)?;
         let mut asides = Vec::new();
-        for row in self.agreed(swept)? {
+        for row in self.forget(&going, Metadata::sweep_snapshots)? {
             let (id, bytes) = (row.id.to_string(), bytes.get(&row.id).copied());
             asides.extend(self.set_aside(dirs.as_fd(), &id, &format!("snapshots/{id}"), bytes.unwrap_or(0)));
         }
@@ -133,8 +139,7 @@ impl<'a> Sweep<'a> {
         let dir = durable::open_dir(self.store.root(), "trees")?;
         let _no_publication = self.store.sweep_lock_exclusive(&self.options.cancel)?;
         let held = self.lock(batch, Trees::working_place)?;
-        let swept = self.store.metadata().sweep_trees(&self.plan.mark, &held.keys())?;
-        let swept: HashSet<DiffId> = self.agreed(swept)?.into_iter().collect();
+        let swept: HashSet<DiffId> = self.forget(&held.keys(), Metadata::sweep_trees)?.into_iter().collect();
         let mut asides = Vec::new();
         for (diff_id, bytes) in batch.iter().filter(|(diff_id, _)| swept.contains(diff_id)) {
             let name = diff_id.0.hex();
@@ -146,8 +151,7 @@ impl<'a> Sweep<'a> {
     fn blobs(&mut self, batch: &[(Digest, u64)]) -> Result<Vec<Aside>> {
         let _no_publication = self.store.sweep_lock_exclusive(&self.options.cancel)?;
         let held = self.lock(batch, |digest| IngestRef::blob(digest).name().to_string())?;
-        let swept = self.store.metadata().sweep_blobs(&self.plan.mark, &held.keys())?;
-        let swept: HashSet<Digest> = self.agreed(swept)?.into_iter().collect();
+        let swept: HashSet<Digest> = self.forget(&held.keys(), Metadata::sweep_blobs)?.into_iter().collect();
         let mut asides = Vec::new();
         for (digest, bytes) in batch.iter().filter(|(digest, _)| swept.contains(digest)) {
             let (dir, name) = self.store.content().place(digest);
@@ -156,13 +160,25 @@ impl<'a> Sweep<'a> {
         Ok(asides)
     }
 
-    /// What the database has forgotten, once that is on the disk: neither the record nor anything that needed the thing
-    /// before, such as an image before an unsynced retagging, comes back with a power cut.
-    fn agreed<T>(&mut self, swept: Option<Vec<T>>) -> Result<Vec<T>> {
-        self.stale |= swept.is_none();
-        let swept = swept.unwrap_or_default();
+    /// What the database forgets of these, once that is on the disk: neither the record nor anything that needed the
+    /// thing before, such as an image before an unsynced retagging, comes back with a power cut.
+    fn forget<K, T>(
+        &mut self,
+        keys: &[K],
+        sweep: impl Fn(&Metadata, &Mark, &[K]) -> Result<Option<Vec<T>>>,
+    ) -> Result<Vec<T>> {
+        let metadata = self.store.metadata();
+        let mut swept = Vec::new();
+        for some in keys.chunks(AT_ONCE) {
+            let agreed = sweep(metadata, &self.plan.mark, some)?;
+            std::thread::sleep(GIVE_WAY);
+            self.stale |= agreed.is_none();
+            let Some(agreed) = agreed else { break };
+            swept.extend(agreed);
+        }
         if !swept.is_empty() && failpoint::sync("gc.sync")? {
-            self.store.metadata().barrier()?;
+            metadata.barrier()?;
+            std::thread::sleep(GIVE_WAY);
         }
         Ok(swept)
     }
