@@ -194,6 +194,58 @@ fn a_disk_that_is_full_at_any_point_can_be_freed_and_used_again() {
     tally.end(24);
 }
 
+/// Whether the store has its reserve, whole.
+fn has_reserve(store: &Path) -> bool {
+    (0..8).all(|number| {
+        let file = std::fs::metadata(store.join("reserve").join(number.to_string()));
+        file.is_ok_and(|file| file.len() >= (1 << 20) / 8)
+    })
+}
+
+#[test]
+fn a_reserve_that_a_killed_process_gave_back_is_taken_again() {
+    if !have(&["mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "mount", "umount"]) {
+        return;
+    }
+    let scene = Scene::new();
+    for kind in FULL {
+        let full = Full::new(&scene, &kind);
+        full.begin(true);
+        for (name, room_again) in [("old", "little"), ("example.com/second:1", "all")] {
+            assert!(has_reserve(&full.store), "{}: at first", kind.name);
+            fill(&full.filler, 0);
+            let ran = with_faults(&full.store, "transaction.commit=kill", &["rm", name]);
+            assert_eq!(ran.code, None, "{}: {}", kind.name, ran.stderr);
+            assert!(!has_reserve(&full.store), "{}: it was given back", kind.name);
+            transload(&full.store, ["images"]).ok();
+            match room_again {
+                "all" => std::fs::remove_dir_all(&full.filler).expect("the filler"),
+                // Not enough to call it plenty.
+                _ => leave_room(&full.filler, if kind.name == "btrfs" { 21 << 20 } else { 7 << 19 }),
+            }
+            transload(&full.store, ["images"]).ok();
+            assert!(has_reserve(&full.store), "{}: with {room_again} room again", kind.name);
+            let _ = std::fs::remove_dir_all(&full.filler);
+            transload(&full.store, ["rm", name]).ok();
+        }
+    }
+}
+
+/// Removes some of the filler, until so many bytes are free.
+fn leave_room(filler: &Path, bytes: u64) {
+    let free = || {
+        let stat = rustix::fs::statvfs(filler).expect("the filler's filesystem");
+        stat.f_bfree * stat.f_frsize
+    };
+    for entry in std::fs::read_dir(filler).expect("the filler") {
+        if free() >= bytes {
+            break;
+        }
+        std::fs::remove_file(entry.expect("an entry").path()).expect("the filler");
+        rustix::fs::syncfs(std::fs::File::open(filler).expect("the directory")).expect("syncs");
+    }
+}
+
 #[test]
 fn a_disk_without_inodes_can_be_freed_and_used_again() {
     if !have(&["mkfs.ext4", "mount", "umount"]) {

@@ -69,7 +69,9 @@ impl Reserve {
                 *given = None;
                 self.take(room.wanted_bytes);
             }
-            (false, false) if room.is_plenty() => self.take(room.wanted_bytes),
+            (false, false) if room.is_plenty() || (self.had_one() && !room.is_short(true)) => {
+                self.take(room.wanted_bytes);
+            }
             _ => {}
         }
         short
@@ -85,6 +87,12 @@ impl Reserve {
                 Err(Error::new(ErrorKind::NoSpace, message))
             }
         }
+    }
+
+    /// Whether there ever was a reserve. Who is killed while living on it leaves none; it is taken again as soon as room is
+    /// not short with it, and not only when there is plenty.
+    fn had_one(&self) -> bool {
+        fs::statat(&self.root, DIRECTORY, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
     fn given(&self) -> MutexGuard<'_, Option<OwnedFd>> {
