@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Seeds the corpora of the fuzz targets from testdata/foreign, into fuzz/corpus/, which is not under version control."""
-import gzip, io, json, os, pathlib, subprocess, tarfile, tempfile
+"""Seeds the corpora of the fuzz targets from testdata/foreign, into fuzz/corpus/, which is not under version control, or into the directory
+that is named."""
+import gzip, io, json, os, pathlib, subprocess, sys, tarfile, tempfile
 
 here = pathlib.Path(__file__).resolve().parent
+corpus = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else here / "corpus"
 foreign = here.parent / "testdata" / "foreign"
 MOST = 96 << 10
 
 
 def seed(target, name, data):
     if 0 < len(data) <= MOST:
-        place = here / "corpus" / target
+        place = corpus / target
         place.mkdir(parents=True, exist_ok=True)
         (place / name).write_bytes(data)
 

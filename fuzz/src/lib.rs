@@ -1,4 +1,12 @@
-//! What several fuzz targets need: inputs that get past a checksum, and tars made of what the fuzzer says.
+//! What the fuzz targets do with their input, apart from cargo-fuzz: `tests/fuzzing.rs` runs the same. And what several of them
+//! need: inputs that get past a checksum, and tars made of what the fuzzer says.
+
+pub mod archive;
+pub mod codecs;
+pub mod manifests;
+pub mod references;
+pub mod tar_layer;
+pub mod whiteouts;
 
 /// Bytes of a tar block.
 pub const BLOCK: usize = 512;
