@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, setrlimit};
 use support::disk::{FEW_INODES, FULL, Kind, Mounted, filesystem};
+use support::mounts::Small;
 use support::run::{Ran, command, run as finished, transload};
 use support::scratch;
 use support::soundness::{
@@ -293,6 +294,28 @@ fn fill(dir: &Path, leave_kib: usize) {
         left = left.saturating_sub(kib);
     }
     rustix::fs::syncfs(std::fs::File::open(dir).expect("the directory")).expect("syncs");
+}
+
+#[test]
+fn a_read_only_store_can_be_read_and_refuses_the_rest_in_a_sentence() {
+    let scene = Scene::new();
+    let store = scene.dir.path().join("small");
+    let Some(small) = Small::mount(&store, 64 << 20) else { return };
+    import(&store, &scene.archives[0]).ok();
+    let before = contents(&store);
+    small.make_read_only();
+    for words in [&["images"][..], &["inspect", FIRST], &["stats"], &["doctor"]] {
+        assert_eq!(transload(&store, words).code, Some(0), "{words:?}");
+    }
+    let second = scene.archives[1].to_string_lossy();
+    for words in [&["import", "-q", &second][..], &["rm", FIRST], &["gc"], &["tag", FIRST, "example.com/x:1"]]
+    {
+        assert_eq!(failed_well(&transload(&store, words), &[1], "reading only"), Vec::<String>::new());
+    }
+    small.make_writable();
+    assert_eq!(differences(&before, &contents(&store)), Vec::<String>::new());
+    let (lost, leaked) = scene.usable(&store);
+    assert!(lost.is_empty() && leaked.is_empty(), "{lost:?} {leaked:?}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use crate::house::*;
 use crate::support::image::*;
+use crate::support::run::transload;
 use crate::support::tools::skip;
 use std::fs::File;
 use std::path::PathBuf;
@@ -63,6 +64,22 @@ fn lanes_cannot_open_outside_and_the_caller_can() {
         assert!(seen.iter().any(|(caller, _)| *caller) && seen.iter().all(|(caller, open)| *open || !caller));
         let free = spy(&House::new(), input(), false);
         assert!(free.iter().all(|(_, opened)| *opened), "{free:?}");
+    }
+}
+
+#[test]
+fn doctor_tells_whether_threads_can_be_confined() {
+    let house = House::new();
+    house.import(Way::File, &one(file("a", "1")), &[]).ok();
+    let json = transload(&house.store(), ["--json", "doctor"]).json();
+    let remarks = json["host"].as_array().unwrap_or_else(|| panic!("{json}"));
+    let landlock =
+        remarks.iter().find(|remark| remark["topic"] == "landlock").unwrap_or_else(|| panic!("{json}"));
+    let support = confinement_support();
+    let says = landlock["says"].as_str().expect("text");
+    match support.missing {
+        None => assert!(says.contains(&format!("version {}", support.landlock_abi)), "{landlock}"),
+        Some(missing) => assert!(says.contains(&missing) && landlock["mend"].is_string(), "{landlock}"),
     }
 }
 

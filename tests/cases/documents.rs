@@ -238,7 +238,7 @@ fn t21_configurations_are_stored_and_not_obeyed() {
     both_harmless("a hostile configuration", |_| image.clone());
     // Nobody reads the groups of an image while it is imported.
     let group =
-        [tar_member(tar::EntryType::Regular, "etc/group", 1 << 30, &[]), vec![0; 1 << 30], vec![0; 1024]];
+        [tar_member(tar::EntryType::Regular, "etc/group", 256 << 20, &[]), vec![0; 256 << 20], vec![0; 1024]];
     let group =
         several([raw_layer(group.concat()).packed(Pack::Zstd)]).config(json!({"User": "somebody:somegroup"}));
     House::new().import(Way::File, &group.oci(), &["--memory", "64MiB"]).ok();

@@ -113,6 +113,17 @@ fn t11_a_window_of_two_gigabytes_is_refused_with_a_hint() {
 }
 
 #[test]
+fn memory_does_not_grow_with_what_a_layer_unpacks_to() {
+    let large = several([raw_layer(zeros(192)).packed(Pack::Zstd)]).oci();
+    for way in WAYS {
+        let json = House::new().import(way, &large, &["--memory", "32MiB"]).ok().json();
+        let peak = json["peak_rss_bytes"].as_u64().expect("a number of bytes");
+        // The program itself is in it, and what threads have on their stacks.
+        assert!(peak < 96 << 20, "{way:?}: {peak} bytes");
+    }
+}
+
+#[test]
 fn t11_entries_names_and_extensions_have_limits() {
     let many = one((0..200).fold(layer(), |layer, at| layer.file(&format!("f{at}"), "")));
     refused_unless("200 entries", &many, &["--max-entries", "100"], &[]);
