@@ -21,7 +21,7 @@ use transload::{Cancel, Engine, Input, Platform};
 const IMAGES: usize = 10_000;
 /// Layers by how high they lie; each stands on one of the row before.
 const LAYERS: [usize; 3] = [300, 700, 2_000];
-const RUNS: usize = 5;
+const RUNS: usize = 21;
 
 const GC: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
@@ -37,7 +37,6 @@ fn main() -> ExitCode {
     common::head("upkeep", scratch.path());
     let mut verdicts = Verdicts::new();
     let empty = open(&scratch.path().join("empty"));
-    let first = common::median(RUNS, next, |archive| import(&empty, archive));
 
     let root = scratch.path().join("store");
     let engine = open(&root);
@@ -48,7 +47,7 @@ fn main() -> ExitCode {
     verdicts.judge("gc, nothing dead", nothing, GC);
     let list = common::median(RUNS, || (), |()| list(&root));
     verdicts.judge("images, the command", list, LIST);
-    let more = common::median(RUNS, next, |archive| import(&engine, archive));
+    let (first, more) = in_turn(&empty, &engine);
     // A tenth is what two measurements of one thing differ by.
     verdicts.judge("one more import, beside the first and a tenth", more, first + first / 10);
     verdicts.judge("the longest pause of imports beside gc", pause(&engine), PAUSE);
@@ -93,6 +92,28 @@ fn import(engine: &Engine, archive: Vec<u8>) {
     engine.import(input, &common::options(), &Silent, &Cancel::new()).expect("an import");
 }
 
+/// What an import takes into a store that has next to nothing, and into one that has all of this.
+fn in_turn(empty: &Engine, full: &Engine) -> (Duration, Duration) {
+    let mut times = [Vec::new(), Vec::new()];
+    for round in 0..RUNS {
+        for at in [round % 2, 1 - round % 2] {
+            times[at].push(timed([empty, full][at]));
+        }
+    }
+    let [first, more] = times.map(|mut times| {
+        times.sort();
+        times[RUNS / 2]
+    });
+    (first, more)
+}
+
+fn timed(engine: &Engine) -> Duration {
+    let archive = next();
+    let began = Instant::now();
+    import(engine, archive);
+    began.elapsed()
+}
+
 fn list(root: &Path) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_transload"));
     let status = command.arg("--store").arg(root).arg("images").stdout(Stdio::null()).status();
@@ -101,13 +122,7 @@ fn list(root: &Path) {
 
 /// How much longer than usual an import takes at most while a collection removes half of the images' documents.
 fn pause(engine: &Engine) -> Duration {
-    let timed = || {
-        let archive = next();
-        let began = Instant::now();
-        import(engine, archive);
-        began.elapsed()
-    };
-    let mut usual: Vec<Duration> = (0..50).map(|_| timed()).collect();
+    let mut usual: Vec<Duration> = (0..100).map(|_| timed(engine)).collect();
     usual.sort();
     let names: Vec<String> = (0..IMAGES).step_by(2).map(name).collect();
     for name in &names {
@@ -119,7 +134,7 @@ fn pause(engine: &Engine) -> Duration {
         let imports = scope.spawn(|| {
             let mut longest = Duration::ZERO;
             while !over.load(Ordering::Relaxed) {
-                longest = longest.max(timed());
+                longest = longest.max(timed(engine));
             }
             longest
         });
@@ -132,6 +147,12 @@ fn pause(engine: &Engine) -> Duration {
         );
         over.store(true, Ordering::Relaxed);
         let longest = imports.join().expect("no panic");
+        println!(
+            "an import takes {} ms, the longest of {} without a collection {} ms",
+            common::ms(usual[usual.len() / 2]),
+            usual.len(),
+            common::ms(usual[usual.len() - 1])
+        );
         longest.saturating_sub(usual[usual.len() / 2])
     })
 }

@@ -188,10 +188,10 @@ impl Engine {
         self.inner.store.metadata().images()
     }
 
-    /// The image list as text, a line for each platform that is here, by name: what [`Engine::images`] tells, without
-    /// looking into it, and several times as fast.
-    pub fn image_lines(&self) -> Result<Vec<ImageLine>> {
-        self.inner.store.metadata().image_lines()
+    /// Shows `each` a line for each platform of each image that is here, in the order in which the images came: what
+    /// [`Engine::images`] tells, without looking into it, and several times as fast.
+    pub fn image_lines(&self, each: impl FnMut(ImageLine<'_>)) -> Result<()> {
+        self.inner.store.metadata().image_lines(each)
     }
 
     /// The image that a name, a digest, or the beginning of a digest means. [`ErrorKind::NotFound`] without one.

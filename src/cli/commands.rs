@@ -350,19 +350,31 @@ fn open_input(archive: &Path, cancel: &Cancel) -> Result<Input> {
 
 fn images(context: &Context, args: &args::Images) -> Done {
     // Nothing was ever imported: that is an empty list, and no reason to make a store.
-    let lines = if context.store()?.exists() { context.open(false)?.image_lines()? } else { Vec::new() };
-    let view = views::Images { images: lines.into_iter().map(image_line).collect() };
+    let mut images = Vec::new();
+    if context.store()?.exists() {
+        let json = context.global.json;
+        context.open(false)?.image_lines(|line| images.push(image_line(line, json)))?;
+    }
+    images.sort_by(|a, b| (&a.name, &a.target).cmp(&(&b.name, &b.target)));
+    let view = views::Images { images };
     context.show(&view, |view| human::images(view, args.digests, &context.style))
 }
 
-fn image_line(line: ImageLine) -> views::ImageLine {
-    let ImageLine { name, target, created_ms, size_bytes, manifest } = line;
-    let (imported, layers) = (rfc3339(created_ms), manifest.as_ref().map_or(0, |manifest| manifest.layers));
-    let (manifest, config, platform, chain_id) = match manifest {
-        None => (None, None, None, None),
-        Some(one) => (Some(one.digest), Some(one.config), Some(one.platform), one.chain_id),
-    };
-    views::ImageLine { name, target, manifest, config, platform, chain_id, size_bytes, layers, imported }
+/// `json` has more digests than people are shown.
+fn image_line(line: ImageLine<'_>, json: bool) -> views::ImageLine {
+    let owned = |text: &str| text.to_string();
+    let (manifest, digests) = (line.manifest, line.manifest.filter(|_| json));
+    views::ImageLine {
+        name: line.name.map(owned),
+        target: line.target.to_string(),
+        manifest: digests.map(|manifest| owned(manifest.digest)),
+        config: digests.map(|manifest| owned(manifest.config)),
+        platform: manifest.map(|manifest| owned(manifest.platform)),
+        chain_id: digests.and_then(|manifest| manifest.chain_id).map(owned),
+        size_bytes: line.size_bytes,
+        layers: manifest.map_or(0, |manifest| manifest.layers),
+        imported: rfc3339(line.created_ms),
+    }
 }
 
 fn inspect(context: &Context, args: &args::Inspect) -> Done {

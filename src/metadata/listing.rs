@@ -1,37 +1,37 @@
-//! The image list as it is shown: tens of thousands of lines of text, not one of which is looked into.
+//! The image list as it is shown: tens of thousands of lines of text, not one of which is looked into or kept.
 
 use super::Metadata;
 use super::columns::{corrupt, json, unsigned};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Platform};
 use rusqlite::Row;
 
 /// One line: an image and a manifest behind it that is here. Digests are text here, as the database has them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImageLine {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageLine<'a> {
     /// The name in Docker's normal form; an archive may hold images without one.
-    pub name: Option<String>,
+    pub name: Option<&'a str>,
     /// The digest of what the archive named: a manifest or an index.
-    pub target: String,
+    pub target: &'a str,
     /// When it was first imported, in milliseconds since 1970.
     pub created_ms: u64,
     /// What is here of the image in bytes, as stored; without a manifest the size of the target.
     pub size_bytes: u64,
     /// `None` where nothing behind the target is here.
-    pub manifest: Option<ManifestLine>,
+    pub manifest: Option<ManifestLine<'a>>,
 }
 
 /// The manifest of an [`ImageLine`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ManifestLine {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ManifestLine<'a> {
     /// The manifest's digest.
-    pub digest: String,
+    pub digest: &'a str,
     /// The configuration's digest.
-    pub config: String,
+    pub config: &'a str,
     /// The platform that it is for, as people write it.
-    pub platform: String,
+    pub platform: &'a str,
     /// The topmost snapshot; `None` where it was not unpacked.
-    pub chain_id: Option<String>,
+    pub chain_id: Option<&'a str>,
     /// How many layers it has.
     pub layers: u64,
 }
@@ -43,46 +43,39 @@ const LINES: &str = "SELECT i.name, i.target, i.created_ms, i.descriptor,
     ORDER BY i.id, p.position";
 
 impl Metadata {
-    /// One line for each platform of each image that is here, by name; those without one first.
-    pub fn image_lines(&self) -> Result<Vec<ImageLine>> {
-        let mut lines = self.read(|transaction| {
+    /// Shows `each` one line for each platform of each image that is here, in the order in which the images came.
+    pub fn image_lines(&self, mut each: impl FnMut(ImageLine<'_>)) -> Result<()> {
+        self.read(|transaction| {
             let mut statement = transaction.prepare_cached(LINES)?;
             let mut rows = statement.query([])?;
-            let (mut lines, mut last) = (Vec::new(), (String::new(), String::new()));
+            // The platform before, as the database and as people write it; nearly all are the same.
+            let mut last = (String::new(), String::new());
             while let Some(row) = rows.next()? {
-                lines.push(line(row, &mut last)?);
+                if let Some(platform) = text(row, 6)?.filter(|platform| last.0 != *platform) {
+                    last = (platform.to_string(), json::<Platform>(row, 6)?.to_string());
+                }
+                each(line(row, &last.1)?);
             }
-            Ok(lines)
-        })?;
-        lines.sort_by(|a, b| (&a.name, &a.target).cmp(&(&b.name, &b.target)));
-        Ok(lines)
+            Ok(())
+        })
     }
 }
 
-/// `last` is the platform before, as the database and as people write it; nearly all are the same.
-fn line(row: &Row<'_>, last: &mut (String, String)) -> Result<ImageLine> {
-    let text =
-        |column: usize| row.get_ref(column)?.as_str_or_null().map_err(|error| corrupt(error.to_string()));
-    let owned = |column: usize| -> Result<String> { Ok(text(column)?.unwrap_or_default().to_string()) };
-    let manifest = match text(4)? {
+fn line<'a>(row: &'a Row<'_>, platform: &'a str) -> Result<ImageLine<'a>> {
+    let or_none = |column: usize| Ok::<_, Error>(text(row, column)?.unwrap_or_default());
+    let manifest = match text(row, 4)? {
         None => None,
-        Some(digest) => {
-            let platform = text(6)?.unwrap_or_default();
-            if last.0 != platform {
-                *last = (platform.to_string(), json::<Platform>(row, 6)?.to_string());
-            }
-            Some(ManifestLine {
-                digest: digest.to_string(),
-                config: owned(5)?,
-                platform: last.1.clone(),
-                chain_id: text(7)?.map(str::to_string),
-                layers: text(9)?.unwrap_or_default().lines().count() as u64,
-            })
-        }
+        Some(digest) => Some(ManifestLine {
+            digest,
+            config: or_none(5)?,
+            platform,
+            chain_id: text(row, 7)?,
+            layers: layers(or_none(9)?),
+        }),
     };
     Ok(ImageLine {
-        name: text(0)?.map(str::to_string),
-        target: owned(1)?,
+        name: text(row, 0)?,
+        target: or_none(1)?,
         created_ms: unsigned(row, 2)?,
         size_bytes: match manifest {
             Some(_) => unsigned(row, 8)?,
@@ -90,4 +83,14 @@ fn line(row: &Row<'_>, last: &mut (String, String)) -> Result<ImageLine> {
         },
         manifest,
     })
+}
+
+/// One on a line, and the last line has no end.
+fn layers(text: &str) -> u64 {
+    let ends = text.bytes().filter(|byte| *byte == b'\n').count();
+    (ends + usize::from(!text.is_empty())) as u64
+}
+
+fn text<'a>(row: &'a Row<'_>, column: usize) -> Result<Option<&'a str>> {
+    row.get_ref(column)?.as_str_or_null().map_err(|error| corrupt(error.to_string()))
 }

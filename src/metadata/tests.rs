@@ -286,25 +286,36 @@ fn the_lines_of_the_list_say_what_the_images_say() {
     let two = NewImage { manifests: vec![manifest("1", 2), manifest("2", 0)], ..image(Some("b"), "1") };
     let none = NewImage { manifests: Vec::new(), ..image(None, "3") };
     metadata.image_put(&commit(vec![two, image(Some("a"), "4"), none])).expect("commits");
-    let expected = metadata.images().expect("lists").into_iter().flat_map(|image| {
-        let line = |manifest: Option<&ManifestRow>| ImageLine {
-            name: image.name.clone(),
-            target: image.target.digest.to_string(),
-            created_ms: image.created_ms,
-            size_bytes: manifest.map_or(image.target.size, |manifest| manifest.size_bytes),
-            manifest: manifest.map(|manifest| ManifestLine {
-                digest: manifest.digest.to_string(),
-                config: manifest.config.to_string(),
-                platform: manifest.platform.to_string(),
-                chain_id: manifest.chain_id.map(|id| id.to_string()),
-                layers: manifest.layers.len() as u64,
-            }),
+    let mut lines = Vec::new();
+    let show = |line: ImageLine<'_>| lines.push(format!("{line:?}"));
+    metadata.image_lines(show).expect("lists");
+    let mut expected = Vec::new();
+    for image in metadata.images().expect("lists") {
+        let target = image.target.digest.to_string();
+        let mut add = |size_bytes, manifest: Option<ManifestLine<'_>>| {
+            let (name, created_ms) = (image.name.as_deref(), image.created_ms);
+            let line = ImageLine { name, target: &target, created_ms, size_bytes, manifest };
+            expected.push(format!("{line:?}"));
         };
-        let lines: Vec<ImageLine> = image.manifests.iter().map(|manifest| line(Some(manifest))).collect();
-        if lines.is_empty() { vec![line(None)] } else { lines }
-    });
-    let lines = metadata.image_lines().expect("lists");
-    assert_eq!(lines, expected.collect::<Vec<_>>());
+        for one in &image.manifests {
+            let (digest, config) = (one.digest.to_string(), one.config.to_string());
+            let (platform, chain_id) = (one.platform.to_string(), one.chain_id.map(|id| id.to_string()));
+            let manifest = ManifestLine {
+                digest: &digest,
+                config: &config,
+                platform: &platform,
+                chain_id: chain_id.as_deref(),
+                layers: one.layers.len() as u64,
+            };
+            add(one.size_bytes, Some(manifest));
+        }
+        if image.manifests.is_empty() {
+            add(image.target.size, None);
+        }
+    }
+    lines.sort();
+    expected.sort();
+    assert_eq!(lines, expected);
     assert_eq!(lines.len(), 4);
 }
 

@@ -67,21 +67,14 @@ impl Metadata {
         })
     }
 
-    /// Drops the tombstones whose time is over at `now_ms`, and tells how many.
+    /// Drops some of the tombstones whose time is over at `now_ms`, and tells how many; none when there are no more. Others
+    /// write in between.
     pub fn tombstones_expire(&self, now_ms: u64) -> Result<u64> {
-        let mut dropped = 0;
-        loop {
-            // Others write in between.
-            let some = self.write(Sync::Lazy, |transaction| {
-                let sql = "DELETE FROM tombstone
-                    WHERE id IN (SELECT id FROM tombstone WHERE expires_ms <= ? LIMIT 100)";
-                Ok(transaction.prepare_cached(sql)?.execute([int(now_ms)])?)
-            })?;
-            if some == 0 {
-                return Ok(dropped);
-            }
-            dropped += some as u64;
-        }
+        self.write(Sync::Lazy, |transaction| {
+            let sql = "DELETE FROM tombstone
+                WHERE id IN (SELECT id FROM tombstone WHERE expires_ms <= ? LIMIT 50)";
+            Ok(transaction.prepare_cached(sql)?.execute([int(now_ms)])? as u64)
+        })
     }
 }
 

@@ -78,7 +78,8 @@ impl Style {
 pub fn printable(text: &str) -> Cow<'_, str> {
     // Bidirectional overrides reorder what follows them on the screen.
     let hidden = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    if !text.chars().any(hidden) {
+    let plain = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if plain || !text.chars().any(hidden) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len() + 16);

@@ -1,7 +1,6 @@
 //! Aligned columns for people.
 
 use super::{Style, printable};
-use std::fmt::Write;
 
 /// How a column stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +42,8 @@ impl Table {
         }
         let (mut heading, mut text) = (String::new(), String::new());
         self.line(self.headings.iter().map(|(name, _)| *name), &widths, &mut heading);
-        writeln!(text, "{}", style.heading(&heading)).expect("a String takes everything");
+        text.push_str(&style.heading(&heading));
+        text.push('\n');
         let mut cells = self.cells();
         for _ in 0..self.ends.len() / columns {
             self.line(cells.by_ref().take(columns), &widths, &mut text);
@@ -60,12 +60,18 @@ impl Table {
     fn line<'a>(&self, cells: impl Iterator<Item = &'a str>, widths: &[usize], text: &mut String) {
         let begin = text.len();
         for (column, (cell, width)) in cells.zip(widths).enumerate() {
-            let gap = if column == 0 { "" } else { "  " };
-            let written = match self.headings[column].1 {
-                Align::Left => write!(text, "{gap}{cell:<width$}"),
-                Align::Right => write!(text, "{gap}{cell:>width$}"),
-            };
-            written.expect("a String takes everything");
+            let blanks = std::iter::repeat_n(' ', width - cell.chars().count());
+            text.push_str(if column == 0 { "" } else { "  " });
+            match self.headings[column].1 {
+                Align::Left => {
+                    text.push_str(cell);
+                    text.extend(blanks);
+                }
+                Align::Right => {
+                    text.extend(blanks);
+                    text.push_str(cell);
+                }
+            }
         }
         text.truncate(begin + text[begin..].trim_end().len());
     }

@@ -2,7 +2,7 @@
 
 use super::super::measure::{measure, names};
 use super::super::reach::{Needs, Reach, Without};
-use super::{GcFailure, GcItem, GcReport};
+use super::{GcFailure, GcItem, GcReport, give_way};
 use crate::error::Result;
 use crate::io::{durable, locked::LockedDir};
 use crate::metadata::{ImageRow, LeaseRow, Mark, References, SnapshotKind, Tombstone};
@@ -107,7 +107,11 @@ impl Plan {
     /// Records what the mark has read, so that the next one need not.
     pub(super) fn learn(&self, store: &Store) -> Result<()> {
         // Others write in between.
-        self.reach.learnt.chunks(64).try_for_each(|documents| store.metadata().references_put(documents))
+        self.reach.learnt.chunks(16).try_for_each(|documents| {
+            store.metadata().references_put(documents)?;
+            give_way();
+            Ok(())
+        })
     }
 
     /// What lies on the disk, with or without a record, and records without a blob.

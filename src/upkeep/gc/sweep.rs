@@ -14,7 +14,7 @@
 //! of something that is gone.
 
 use super::plan::{Dead, Plan, unreadable};
-use super::{GcFailure, GcOptions, GcReport};
+use super::{GcFailure, GcOptions, GcReport, give_way};
 use crate::content::IngestRef;
 use crate::error::{ErrorKind, Result};
 use crate::io::{durable, locked::LockedDir, remove::remove_tree};
@@ -26,16 +26,12 @@ use crate::store::Store;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs;
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 
 /// How much is locked, forgotten, and then moved away: one sync.
 const BATCH: usize = 64;
 
-/// How much is forgotten in one transaction: about a millisecond, which is what an import waits each time it writes.
-const AT_ONCE: usize = 16;
-
-/// After each: the kernel gives a lock to whoever asks when it is free, and without this that is always the collection.
-const GIVE_WAY: Duration = Duration::from_micros(500);
+/// How much is forgotten in one transaction: less than a millisecond, which is what an import waits each time it writes.
+const AT_ONCE: usize = 8;
 
 /// Removes what a plan says.
 pub(super) struct Sweep<'a> {
@@ -171,14 +167,14 @@ impl<'a> Sweep<'a> {
         let mut swept = Vec::new();
         for some in keys.chunks(AT_ONCE) {
             let agreed = sweep(metadata, &self.plan.mark, some)?;
-            std::thread::sleep(GIVE_WAY);
+            give_way();
             self.stale |= agreed.is_none();
             let Some(agreed) = agreed else { break };
             swept.extend(agreed);
         }
         if !swept.is_empty() && failpoint::sync("gc.sync")? {
             metadata.barrier()?;
-            std::thread::sleep(GIVE_WAY);
+            give_way();
         }
         Ok(swept)
     }
