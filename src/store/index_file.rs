@@ -137,10 +137,15 @@ fn append(file: &File, metadata: &Metadata) -> Result<bool> {
 }
 
 /// Whether nobody else has this file open: the kernel grants a lease for writing only then (fcntl(2), `F_SETLEASE`). It
-/// ends with the descriptor.
+/// ends with the descriptor. Who opens the file meanwhile waits for that, and the kernel signals it to us: with `SIGIO`, which
+/// ends a process, unless it is told to take one that nobody minds.
 fn is_ours_alone(file: &File) -> bool {
-    // SAFETY: a call with two numbers, on a descriptor that is open.
-    unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) == 0 }
+    const F_SETSIG: libc::c_int = 10;
+    let call = |command: libc::c_int, word: libc::c_int| {
+        // SAFETY: a call with two numbers, on a descriptor that is open.
+        unsafe { libc::fcntl(file.as_fd().as_raw_fd(), command, word) == 0 }
+    };
+    call(F_SETSIG, libc::SIGURG) && call(libc::F_SETLEASE, libc::F_WRLCK)
 }
 
 /// How `index.json` stands to the database.
@@ -292,5 +297,30 @@ impl std::fmt::Display for Tail {
             write!(f, r#","{MARK}":"{last_id} {length} {boot}""#)?;
         }
         f.write_str("}}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_ours_alone;
+    use std::fs::File;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    #[test]
+    fn a_file_that_is_opened_meanwhile_is_given_up_and_ends_nobody() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("index.spare");
+        std::fs::write(&path, "x").expect("writes");
+        let file = File::options().read(true).write(true).open(&path).expect("opens");
+        assert!(is_ours_alone(&file));
+        // Whoever does not want to wait is turned away at once, and the signal is sent.
+        let impatient = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        assert_eq!(impatient.expect_err("is ours").raw_os_error(), Some(libc::EAGAIN));
+        drop(file);
+        let reader = File::open(&path).expect("opens");
+        let again = File::options().read(true).write(true).open(&path).expect("opens");
+        assert!(!is_ours_alone(&again), "somebody reads it");
+        drop(reader);
+        assert!(is_ours_alone(&again));
     }
 }
