@@ -8,7 +8,7 @@ mod meter;
 
 use crate::archive::Input;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::metadata::{ImageLine, ImageRow, Labelled, Labels, Resource, Tombstone};
+use crate::metadata::{ImageLine, ImageRow, Labelled, Labels, Tombstone};
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference};
 use crate::parallel::{Budget, Cancel, Pool};
@@ -216,7 +216,10 @@ impl Engine {
 
     /// Gives an image another name.
     pub fn tag(&self, name: &str, new: &Reference) -> Result<ImageRow> {
-        self.counted("tag", |_| catalogue::tag(&self.inner.store, name, new))
+        self.counted("tag", |_| {
+            self.inner.store.make_room()?;
+            catalogue::tag(&self.inner.store, name, new)
+        })
     }
 
     /// Removes names; the bytes go with the next [`Engine::gc`], and until then [`Engine::restore`] brings them back.
@@ -261,7 +264,10 @@ impl Engine {
 
     /// Makes removed images visible again, as long as their grace lasts and no collection has come.
     pub fn restore(&self, names: &[String]) -> Result<RestoreReport> {
-        self.counted("restore", |_| upkeep::restore(&self.inner.store, names))
+        self.counted("restore", |_| {
+            self.inner.store.make_room()?;
+            upkeep::restore(&self.inner.store, names)
+        })
     }
 
     /// The removed images that can still be restored, the last removed first.
@@ -273,6 +279,7 @@ impl Engine {
     pub fn pin(&self, name: &str, pinned: bool) -> Result<ImageRow> {
         let pin = || -> Result<ImageRow> {
             let image = self.image(name)?;
+            self.inner.store.make_room()?;
             upkeep::why::pin(&self.inner.store, &image, pinned)?;
             Ok(image)
         };
@@ -291,6 +298,7 @@ impl Engine {
         let label = || -> Result<Labels> {
             if !changes.is_empty() {
                 store.check_writable()?;
+                store.make_room()?;
             }
             let blob = name.parse::<Digest>().ok().filter(|digest| {
                 store.content().stat(digest).is_ok_and(|size| size.is_some()) && self.image(name).is_err()
@@ -316,25 +324,14 @@ impl Engine {
     /// Makes a lease that holds what these images need, for `length` from now or until it is ended.
     ///
     /// # Errors
-    /// [`ErrorKind::AlreadyExists`] for a taken id, [`ErrorKind::NotFound`] if an image is not there, or no longer was when
-    /// the lease held what it needs.
+    /// [`ErrorKind::AlreadyExists`] for a taken id, [`ErrorKind::NotFound`] if an image is not there; then there is no lease.
     pub fn lease_images(&self, id: &str, length: Option<Duration>, names: &[String]) -> Result<()> {
         let hold = || -> Result<()> {
             let images = self.each_once(names)?;
             let store = &self.inner.store;
-            store.lease_create(id, length.map(upkeep::ends_ms), &Labels::new())?;
-            let blobs = images.iter().map(|image| Resource::Blob(image.target.digest));
-            let chains = images.iter().flat_map(|image| &image.manifests).filter_map(|found| found.chain_id);
-            let held = blobs.chain(chains.map(|chain| Resource::Snapshot(chain.to_string())));
-            store.lease_add(id, &held.collect::<Vec<_>>())?;
-            // Held first, looked at second.
-            let there = store.metadata().images()?;
-            if images.iter().all(|image| there.iter().any(|other| other.target.digest == image.target.digest))
-            {
-                return Ok(());
-            }
-            store.lease_end(id)?;
-            Err(Error::new(ErrorKind::NotFound, "an image was removed meanwhile"))
+            store.check_writable()?;
+            store.make_room()?;
+            store.metadata().lease_images(id, length.map(upkeep::ends_ms), &images)
         };
         hold().doing(|| format!("cannot make lease {id}"))
     }
@@ -344,11 +341,13 @@ impl Engine {
     /// # Errors
     /// [`ErrorKind::NotFound`] once it has gone, [`ErrorKind::FailedPrecondition`] for one that ends with a process.
     pub fn lease_renew(&self, id: &str, length: Option<Duration>) -> Result<()> {
+        self.inner.store.make_room()?;
         self.inner.store.lease_renew(id, length.map(upkeep::ends_ms))
     }
 
     /// Ends a lease. [`ErrorKind::FailedPrecondition`] while the process that it belongs to lives.
     pub fn lease_end(&self, id: &str) -> Result<()> {
+        self.inner.store.make_room()?;
         self.inner.store.lease_end(id)
     }
 

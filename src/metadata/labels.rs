@@ -3,7 +3,7 @@
 use super::Metadata;
 use super::columns::{labels, to_json};
 use super::connection::Sync;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Digest;
 use rusqlite::Connection;
 use std::collections::BTreeMap;
@@ -33,6 +33,24 @@ impl Labelled<'_> {
             Labelled::Blob(digest) => ("blob", digest.to_string()),
         }
     }
+
+    fn must_exist(&self, connection: &Connection) -> Result<()> {
+        let (_, key) = self.columns();
+        let (sql, missing) = match self {
+            Labelled::Image(_) => (
+                "SELECT 1 FROM image WHERE name = ?1 OR (target = ?1 AND name IS NULL)",
+                super::images::no_image(&key),
+            ),
+            Labelled::Blob(_) => (
+                "SELECT 1 FROM blob WHERE digest = ?1",
+                Error::new(ErrorKind::NotFound, format!("blob {key} is not recorded")),
+            ),
+        };
+        match connection.prepare_cached(sql)?.exists([key])? {
+            true => Ok(()),
+            false => Err(missing),
+        }
+    }
 }
 
 impl Metadata {
@@ -49,9 +67,11 @@ impl Metadata {
     }
 
     /// Changes some labels and leaves the others: a value of `None` takes one away. Gives what is then there.
+    /// [`ErrorKind::NotFound`] if the image or the blob is no longer there: what gets its name or digest next has no labels.
     pub fn labels_change(&self, of: Labelled<'_>, changes: &[(String, Option<String>)]) -> Result<Labels> {
         let (kind, key) = of.columns();
         self.write(Sync::Lazy, |transaction| {
+            of.must_exist(transaction)?;
             let mut labels = get(transaction, kind, &key)?;
             for (name, value) in changes {
                 match value {

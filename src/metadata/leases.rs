@@ -2,7 +2,7 @@
 
 use super::columns::{corrupt, int, labels, now_ms, parse, to_json};
 use super::connection::Sync;
-use super::{Labels, Metadata};
+use super::{ImageRow, Labels, Metadata};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{DiffId, Digest};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -68,18 +68,24 @@ pub struct LeaseRow {
 impl Metadata {
     /// Makes a lease; a taken id is [`ErrorKind::AlreadyExists`].
     pub fn lease_create(&self, id: &str, expires_ms: Option<u64>, labels: &Labels) -> Result<()> {
-        let (given, labels) = (labels, to_json(labels)?);
+        self.write(Sync::Lazy, |transaction| create(transaction, id, expires_ms, labels))
+    }
+
+    /// Makes a lease that holds what these images need, or none: [`ErrorKind::NotFound`] if one of them is gone by then.
+    pub fn lease_images(&self, id: &str, expires_ms: Option<u64>, images: &[ImageRow]) -> Result<()> {
         self.write(Sync::Lazy, |transaction| {
-            super::labels::told(transaction, given)?;
-            let made = transaction
-                .prepare_cached(
-                    "INSERT OR IGNORE INTO lease (id, expires_ms, labels, created_ms) VALUES (?, ?, ?, ?)",
-                )?
-                .execute(params![id, expires_ms.map(int), labels, int(now_ms())])?;
-            match made {
-                0 => Err(Error::new(ErrorKind::AlreadyExists, format!("lease {id} exists already"))),
-                _ => Ok(()),
+            create(transaction, id, expires_ms, &Labels::new())?;
+            super::labels::count_change(transaction)?;
+            for image in images {
+                let still = super::images::one(transaction, "target = ?", image.target.digest.to_string())?;
+                let still = still.ok_or_else(|| super::images::no_image(&image.label_key()))?;
+                let chains = still.manifests.iter().filter_map(|manifest| manifest.chain_id);
+                let chains = chains.map(|chain_id| Resource::Snapshot(chain_id.to_string()));
+                let held: Vec<Resource> =
+                    [Resource::Blob(still.target.digest)].into_iter().chain(chains).collect();
+                add(transaction, id, &held)?;
             }
+            Ok(())
         })
     }
 
@@ -157,6 +163,19 @@ impl Metadata {
             }
             Ok(resources)
         })
+    }
+}
+
+fn create(connection: &Connection, id: &str, expires_ms: Option<u64>, labels: &Labels) -> Result<()> {
+    super::labels::told(connection, labels)?;
+    let made = connection
+        .prepare_cached(
+            "INSERT OR IGNORE INTO lease (id, expires_ms, labels, created_ms) VALUES (?, ?, ?, ?)",
+        )?
+        .execute(params![id, expires_ms.map(int), to_json(labels)?, int(now_ms())])?;
+    match made {
+        0 => Err(Error::new(ErrorKind::AlreadyExists, format!("lease {id} exists already"))),
+        _ => Ok(()),
     }
 }
 
