@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 const GC_LOCK: &str = "gc.lock";
 const COLLECTION_LOCK: &str = "collection.lock";
 const MOUNT_LOCK: &str = "mount.lock";
+const MOUNT_TURN: &str = "mount-turn.lock";
 const SWEEP_LOCK: &str = "sweep.lock";
 const INDEX_LOCK: &str = "index.lock";
 
@@ -20,6 +21,11 @@ const EXCLUSIVE: FlockOperation = FlockOperation::NonBlockingLockExclusive;
 
 /// How often a wait looks again.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// For how long a collection that waits for mounts keeps new ones waiting, at first and at most. Between two such times they
+/// go on as long: one that takes minutes, because it copies, does not hold up the others.
+const TURN: Duration = Duration::from_millis(20);
+const LONGEST_TURN: Duration = Duration::from_secs(1);
 
 /// One of the locks that order collections, imports and mounts. Given back on drop.
 #[derive(Debug)]
@@ -46,14 +52,28 @@ impl super::Store {
     }
 
     /// Has a collection leave alone what is about to be mounted, together with others who mount; waits for a moment if it is
-    /// at its snapshots.
+    /// at its snapshots, or has waited for its turn.
     pub fn mount_lock_shared(&self, cancel: &Cancel) -> Result<GcLock> {
+        let _turn = self.patiently(open(self.root(), MOUNT_TURN)?, SHARED, cancel)?;
         self.patiently(open(self.root(), MOUNT_LOCK)?, SHARED, cancel)
     }
 
-    /// Waits until nobody is about to mount, and keeps it so.
+    /// Waits until nobody is about to mount, and keeps it so. However many mount all the time, it gets its turn.
     pub(crate) fn mount_lock_exclusive(&self, cancel: &Cancel) -> Result<GcLock> {
-        self.patiently(open(self.root(), MOUNT_LOCK)?, EXCLUSIVE, cancel)
+        let fd = open(self.root(), MOUNT_LOCK)?;
+        let mut length = TURN;
+        while !try_lock(&fd, EXCLUSIVE)? {
+            let turn = self.patiently(open(self.root(), MOUNT_TURN)?, EXCLUSIVE, cancel)?;
+            if try_until(&fd, Instant::now() + length, cancel)? {
+                break;
+            }
+            drop(turn);
+            if try_until(&fd, Instant::now() + length, cancel)? {
+                break;
+            }
+            length = (length * 2).min(LONGEST_TURN);
+        }
+        Ok(GcLock(fd))
     }
 
     /// Between two steps of a collection: nothing is forgotten that is not yet removed. To publish without a claim.
@@ -83,6 +103,18 @@ impl super::Store {
         }
         Ok(GcLock(fd))
     }
+}
+
+/// Whether it could be locked alone by then.
+fn try_until(fd: &OwnedFd, end: Instant, cancel: &Cancel) -> Result<bool> {
+    while !try_lock(fd, EXCLUSIVE)? {
+        cancel.check()?;
+        if Instant::now() >= end {
+            return Ok(false);
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(true)
 }
 
 fn at_once(fd: OwnedFd, busy: &'static str) -> Result<GcLock> {

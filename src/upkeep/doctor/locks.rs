@@ -11,13 +11,14 @@ use rustix::fs::{AtFlags, Stat, major, minor, statat};
 use std::collections::HashMap;
 
 /// What is locked and what that means.
-const LOCKS: [(&str, &str); 6] = [
+const LOCKS: [(&str, &str); 7] = [
     ("gc.lock", "imports and other work hold it together, 'fsck --rebuild' alone"),
     ("collection.lock", "held by one gc or fsck at a time"),
     (
         "mount.lock",
         "who mounts holds it together with others, gc alone while it looks for mounts that are gone",
     ),
+    ("mount-turn.lock", "held by gc while it waits for its turn at mount.lock"),
     ("sweep.lock", "held by gc for moments, while it removes some things"),
     ("meta.lock", "held while a transaction is written"),
     ("index.lock", "held while index.json is written"),
