@@ -121,6 +121,63 @@ fn many_open_a_new_store_at_once() {
 }
 
 #[test]
+fn a_collection_gets_its_turn_however_many_mount() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = open(dir.path());
+    let (over, cancel) = (AtomicBool::new(false), Cancel::new());
+    let mount_often = || {
+        let mut mounts = 0;
+        while mounts < 2000 && !over.load(Ordering::Relaxed) {
+            let _mounting = store.mount_lock_shared(&cancel).expect("locks");
+            std::thread::sleep(std::time::Duration::from_millis(3));
+            mounts += 1;
+        }
+        mounts
+    };
+    std::thread::scope(|scope| {
+        let first = store.mount_lock_shared(&cancel).expect("locks");
+        let mounting: Vec<_> = (0..4).map(|_| scope.spawn(mount_often)).collect();
+        let collecting = scope.spawn(|| drop(store.mount_lock_exclusive(&cancel).expect("gets its turn")));
+        drop(first);
+        collecting.join().expect("no panic");
+        over.store(true, Ordering::Relaxed);
+        let mounts: Vec<i32> = mounting.into_iter().map(|one| one.join().expect("no panic")).collect();
+        assert!(mounts.iter().all(|mounts| *mounts < 2000), "it came last: {mounts:?}");
+    });
+}
+
+#[test]
+fn a_mount_that_takes_long_does_not_hold_up_others_while_a_collection_waits() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = open(dir.path());
+    let cancel = Cancel::new();
+    let _long = store.mount_lock_shared(&cancel).expect("locks");
+    std::thread::scope(|scope| {
+        let collecting = scope.spawn(|| store.mount_lock_exclusive(&cancel).map(drop));
+        for _ in 0..20 {
+            store.mount_lock_shared(&Cancel::new()).expect("does not wait for the long one");
+        }
+        cancel.cancel();
+        collecting.join().expect("no panic").expect_err("the long one is still there");
+    });
+}
+
+#[test]
+fn the_view_shows_what_a_change_did_that_ended_early() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = open(dir.path());
+    put_image(&store, "docker.io/library/a:1");
+    let ended = store.changing_images(|| -> Result<()> {
+        store.metadata().image_tag("docker.io/library/a:1", "docker.io/library/b:1")?;
+        Err(Error::cancelled())
+    });
+    assert_eq!(ended.err().map(|error| error.kind()), Some(ErrorKind::Cancelled));
+    let index = std::fs::read_to_string(dir.path().join("index.json")).expect("reads");
+    assert!(index.contains("docker.io/library/b:1"));
+}
+
+#[test]
 fn the_view_follows_the_database_and_is_repaired_when_behind() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let index = dir.path().join("index.json");

@@ -175,8 +175,7 @@ pub fn tag(store: &Store, name: &str, new: &Reference) -> Result<ImageRow> {
     let tag = || {
         store.check_writable()?;
         let image = find(store, name)?;
-        store.metadata().image_tag_id(image.id, &new.to_string())?;
-        store.refresh_index()?;
+        store.changing_images(|| store.metadata().image_tag_id(image.id, &new.to_string()))?;
         find(store, &new.to_string())
     };
     tag().doing(|| format!("cannot tag {name}"))
@@ -230,15 +229,13 @@ pub fn remove(store: &Store, images: &[ImageRow], grace_ms: u64) -> Result<()> {
                 .context(format!("cannot remove {}", image.label_key())));
         }
     }
-    for image in images {
-        match store.metadata().image_bury(image, grace_ms) {
-            Ok(_) => {}
-            // Another process was faster.
-            Err(error) if error.kind() == ErrorKind::NotFound && images.len() > 1 => {}
-            Err(error) => return Err(error.context(format!("cannot remove {}", image.label_key()))),
-        }
-    }
-    store.refresh_index()
+    let bury = |image: &ImageRow| match store.metadata().image_bury(image, grace_ms) {
+        Ok(_) => Ok(()),
+        // Another process was faster.
+        Err(error) if error.kind() == ErrorKind::NotFound && images.len() > 1 => Ok(()),
+        Err(error) => Err(error.context(format!("cannot remove {}", image.label_key()))),
+    };
+    store.changing_images(|| images.iter().try_for_each(bury))
 }
 
 /// The chain of an image that can be mounted.

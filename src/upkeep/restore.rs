@@ -19,11 +19,8 @@ pub struct RestoreReport {
 /// belongs to another image by now. Those before it are restored.
 pub fn restore(store: &Store, names: &[String]) -> Result<RestoreReport> {
     store.check_writable().doing(|| format!("cannot restore {}", names.join(", ")))?;
-    let mut restored = Vec::with_capacity(names.len());
-    for name in names {
-        restored.push(restore_one(store, name).doing(|| format!("cannot restore {name}"))?);
-    }
-    store.refresh_index()?;
+    let one = |name: &String| restore_one(store, name).doing(|| format!("cannot restore {name}"));
+    let restored = store.changing_images(|| names.iter().map(one).collect())?;
     Ok(RestoreReport { restored })
 }
 

@@ -79,22 +79,29 @@ pub(super) fn bury(
     options: &GcOptions,
     report: &mut GcReport,
 ) -> Result<()> {
+    match images.is_empty() {
+        true => Ok(()),
+        false => store.changing_images(|| {
+            images.chunks(AT_ONCE).try_for_each(|some| bury_some(store, some, options, report))
+        }),
+    }
+}
+
+fn bury_some(store: &Store, some: &[ImageRow], options: &GcOptions, report: &mut GcReport) -> Result<()> {
     let grace_ms = u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX);
-    for some in images.chunks(AT_ONCE) {
-        options.cancel.check()?;
-        // Nobody mounts meanwhile, so what is not in use now is not in use when it goes.
-        let _no_mounts = store.mount_lock_exclusive(&options.cancel)?;
-        let in_use = chains_in_use(&store.metadata().snapshots()?);
-        for image in some.iter().filter(|image| !is_in_use(image, &in_use)) {
-            match store.metadata().image_bury(image, grace_ms) {
-                Ok(_) => report.images_removed.push(image.label_key()),
-                // Someone was faster: it is gone, pinned, or was imported again.
-                Err(error) if FASTER.contains(&error.kind()) => {}
-                Err(error) => return Err(error),
-            }
+    options.cancel.check()?;
+    // Nobody mounts meanwhile, so what is not in use now is not in use when it goes.
+    let _no_mounts = store.mount_lock_exclusive(&options.cancel)?;
+    let in_use = chains_in_use(&store.metadata().snapshots()?);
+    for image in some.iter().filter(|image| !is_in_use(image, &in_use)) {
+        match store.metadata().image_bury(image, grace_ms) {
+            Ok(_) => report.images_removed.push(image.label_key()),
+            // Someone was faster: it is gone, pinned, or was imported again.
+            Err(error) if FASTER.contains(&error.kind()) => {}
+            Err(error) => return Err(error),
         }
     }
-    if images.is_empty() { Ok(()) } else { store.refresh_index() }
+    Ok(())
 }
 
 /// How many images are removed while nobody can mount.
