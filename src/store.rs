@@ -140,7 +140,7 @@ impl Store {
         }
     }
 
-    /// For whoever is about to free some space: where room is short, gives them what the store keeps for that. Where it is
+    /// For whoever is about to free some space, or writes hardly any: where room is short, gives them what the store keeps for that. Where it is
     /// short no longer, keeps it again.
     pub(crate) fn make_room(&self) -> Result<()> {
         match self.reserve.as_ref().is_some_and(Reserve::look) {
@@ -222,6 +222,14 @@ impl Store {
     /// Nothing is synced: what a power cut takes of a view, the next opening brings back.
     pub fn refresh_index(&self) -> Result<()> {
         index_file::refresh(self.root(), &self.metadata).doing(|| "cannot update index.json")
+    }
+
+    /// Runs what changes the image list, and shows what has become of it, also where that ends early.
+    pub(crate) fn changing_images<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let done = work();
+        let shown = self.refresh_index();
+        // The first failure is the one to tell of.
+        done.and_then(|value| shown.map(|()| value))
     }
 
     /// How `index.json` stands to the database, by all of its bytes.

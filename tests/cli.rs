@@ -143,7 +143,10 @@ fn removals_are_held_back_and_undone_and_collections_go_by_policy() {
     ran(&["import", "-q", &archive]).ok();
     ran(&["rm", "--grace", "1h", name]).ok();
     assert_eq!(json(&["gc"])["removed"]["blobs"], 0, "its grace holds it");
-    ran(&["restore", name]).ok();
+    // What went well before another name failed is in the list that others read.
+    ran(&["restore", name, other]).fails(4);
+    let index = std::fs::read_to_string(store.join("index.json")).expect("reads");
+    assert!(index.contains(name), "{index}");
     let export = dir.path().join("export.tar").display().to_string();
     let once = json(&["export", name, "-o", &export])["blobs"].clone();
     std::fs::remove_file(&export).expect("removes");
@@ -155,6 +158,34 @@ fn removals_are_held_back_and_undone_and_collections_go_by_policy() {
     assert!(json(&["gc"])["freed_bytes"].as_u64().is_some_and(|bytes| bytes > 0));
     ran(&["restore", other]).fails(4);
     assert_eq!(json(&["import", "--gc", &archive])["gc"]["removed"]["blobs"], 0);
+}
+
+#[test]
+fn an_import_whose_collection_is_incomplete_reports_both_and_ends_with_1() {
+    let dir = scratch();
+    let store = dir.path().join("store");
+    transload(&store, ["import".to_string(), "-q".to_string(), sample(dir.path())]).ok();
+    let stuck = store.join("ingest/blob-dead");
+    let Some(_mounted) = support::mounts::Small::mount(&stuck, 1 << 20) else { return };
+    let import = |words: &[&str]| {
+        let archive = sample(dir.path());
+        transload(&store, [&["import", "--gc", &archive], words].concat()).fails(1)
+    };
+    let ran = import(&["--json"]);
+    let report = ran.json();
+    assert_eq!(report["images"][0]["outcome"], "existing", "{report}");
+    assert_eq!(report["gc"]["failed"][0]["what"], "ingest/blob-dead", "{report}");
+    assert!(
+        ran.stderr.contains("error: the images are imported, and the gc afterwards could not"),
+        "{}",
+        ran.stderr
+    );
+    let ran = import(&[]);
+    assert!(
+        ran.text().contains("removed 0 blobs") && ran.stderr.contains("hint: 'transload gc'"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]

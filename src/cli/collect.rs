@@ -11,7 +11,7 @@ use serde::Serialize;
 use std::time::{Duration, Instant};
 use transload::engine::RemoveOptions;
 use transload::upkeep::{GcFailure, GcItem, GcOptions, GcReport};
-use transload::{Cancel, Engine, ErrorKind};
+use transload::{Cancel, Engine, Error, ErrorKind};
 
 /// Remove names; the next gc frees what nothing else uses
 #[derive(Debug, Args)]
@@ -130,6 +130,16 @@ pub struct GcView {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     items: Vec<GcItem>,
     elapsed_ms: u64,
+}
+
+impl GcView {
+    /// What to say after an import whose collection left something that it should have removed.
+    pub fn incomplete(&self) -> Option<Error> {
+        let message = "the images are imported, and the gc afterwards could not remove everything";
+        let error =
+            || Error::new(ErrorKind::Io, message).with_hint("'transload gc' says what, and tries again");
+        (!self.failed.is_empty()).then(error)
+    }
 }
 
 #[derive(Serialize)]

@@ -139,6 +139,15 @@ impl Context {
         Ok(0)
     }
 
+    /// Tells of a failure after a report that is complete and stays the only object on stdout. Gives the exit code.
+    fn failed_after_report(&self, error: &Error) -> u8 {
+        match self.log.is_machine() {
+            true => self.log.error(error),
+            false => drop(exit::report(error, false, &Style::for_stderr(self.global.color))),
+        }
+        exit::code(error.kind())
+    }
+
     pub fn notices(&self, notices: &[String]) {
         for notice in notices {
             match self.log.is_machine() {
@@ -184,20 +193,24 @@ fn import_all(context: &Context, args: &args::Import, cancel: &Cancel, insight: 
         failed_step = failed_step.into_iter().chain(findings.map(|finding| finding.step)).min();
         show_import(context, &report, &mut joined)?;
     }
-    if args.gc {
-        let view = collect::gc_after_import(context, &engine, cancel)?;
-        match &mut joined {
-            Some(report) => report["gc"] = serde_json::to_value(&view).map_err(io::Error::other)?,
-            None => output::print(&collect::gc_text(&view, false))?,
+    let collected = args.gc.then(|| collect::gc_after_import(context, &engine, cancel));
+    let failed_gc = match collected.transpose() {
+        Ok(None) => None,
+        Ok(Some(view)) => {
+            match &mut joined {
+                Some(report) => report["gc"] = serde_json::to_value(&view).map_err(io::Error::other)?,
+                None => output::print(&collect::gc_text(&view, false))?,
+            }
+            view.incomplete()
         }
-    }
+        Err(error) => Some(error.context("the images are imported, and the gc afterwards failed")),
+    };
     if let Some(report) = joined {
         json::print(&report)?;
     }
-    match failed_step {
-        Some(step) => Ok(done_twice(context, step)),
-        None => Ok(0),
-    }
+    let failed_gc = failed_gc.map(|error| context.failed_after_report(&error));
+    let failed_audit = failed_step.map(|step| done_twice(context, step));
+    Ok(failed_audit.or(failed_gc).unwrap_or(0))
 }
 
 /// Not as JSON: the report that is already printed says it.
