@@ -309,6 +309,9 @@ fn cannot_map(errno: Errno) -> bool {
     matches!(errno, Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM | Errno::OVERFLOW)
 }
 
+/// `OVL_MAX_STACK` of the kernel's `fs/overlayfs`.
+const MAX_LAYERS: usize = 500;
+
 fn hint(mount: &Mount, errno: Errno) -> Option<&'static str> {
     match errno {
         _ if mount.ids.is_some() && cannot_map(errno) => Some(
@@ -320,6 +323,12 @@ fn hint(mount: &Mount, errno: Errno) -> Option<&'static str> {
         Errno::NODEV | Errno::NOSYS => {
             Some("this kernel has no overlayfs; load its module, or make the store with plain snapshots")
         }
+        _ if mount.lower.len() > MAX_LAYERS || errno == Errno::TOOBIG => Some(
+            "the image has more layers than the kernel mounts; 'transload unpack' writes them as one directory",
+        ),
+        Errno::BUSY => Some(
+            "another overlay uses the same upper or work directory; 'transload doctor' lists the mounts of the store",
+        ),
         Errno::INVAL | Errno::OPNOTSUPP if mount.upper.is_some() => Some(upper_hint(mount.upper.as_deref()?)),
         Errno::NOENT | Errno::STALE => Some("a layer is gone; run 'transload fsck'"),
         _ => None,
@@ -340,5 +349,37 @@ fn upper_hint(upper: &Path) -> &'static str {
         }
         Ok(NFS) => "the store lies on NFS, which cannot hold an upper directory; use a local disk",
         _ => "overlayfs did not take the upper directory; the kernel's log says why",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_refuses_is_explained() {
+        let of = |layers: usize| Mount {
+            kind: MountKind::Overlay,
+            source: "test".into(),
+            lower: vec!["/".into(); layers],
+            upper: Some("/proc".into()),
+            work: Some("/proc".into()),
+            options: Vec::new(),
+            read_only: false,
+            ids: None,
+        };
+        let table = [
+            (2, Errno::PERM, "mounting needs root, or a user namespace"),
+            (2, Errno::NODEV, "this kernel has no overlayfs"),
+            (501, Errno::INVAL, "more layers than the kernel mounts"),
+            (200, Errno::TOOBIG, "more layers than the kernel mounts"),
+            (2, Errno::BUSY, "the same upper or work directory"),
+            (2, Errno::INVAL, "overlayfs did not take the upper directory"),
+            (2, Errno::STALE, "a layer is gone"),
+        ];
+        for (layers, errno, expected) in table {
+            let error = explain(&of(layers), Failed::at("mount")(errno));
+            assert!(error.hint().is_some_and(|hint| hint.contains(expected)), "{layers} {errno}: {error:?}");
+        }
     }
 }

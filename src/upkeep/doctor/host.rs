@@ -1,7 +1,10 @@
 //! What this kernel can do, asked of the kernel itself wherever it answers.
 
 use super::Remark;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use crate::layer::Confinement;
+use crate::tree::WhiteoutForm;
+use rustix::fd::AsFd;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, fsconfig_set_string, fsopen};
 use std::fs::read_to_string;
@@ -94,16 +97,37 @@ fn idmap() -> Remark {
     }
 }
 
+/// Tried as an import does it: a thread is confined to a place, and then cannot look elsewhere.
 fn landlock() -> Remark {
-    let support = crate::layer::confinement_support();
-    match support.missing {
-        None => {
-            let says = format!("version {}; it confines the threads that extract", support.landlock_abi);
-            Remark::good("landlock", says)
-        }
-        Some(missing) => Remark::note("landlock", format!("{missing}: one line of defence less"))
-            .mend("boot with lsm=landlock,… (Linux 5.19 or later)"),
+    let (report, holds) = std::thread::scope(|scope| scope.spawn(confined).join())
+        .unwrap_or_else(|_| (crate::layer::ConfinementReport::default(), false));
+    let unconfined = |why: &str| {
+        let says = format!("{why}: the threads that extract are not confined to the store");
+        Remark::note("landlock", says).mend("boot with lsm=landlock,… (Linux 5.19 or later)")
+    };
+    match (report.landlock_abi, report.missing) {
+        (0, missing) => unconfined(&missing.unwrap_or_else(|| "it could not be tried".to_string())),
+        (_, _) if !holds => unconfined("it does not hold"),
+        (_, Some(missing)) => Remark::note(
+            "landlock",
+            format!("the threads that extract are confined to the store, but {missing}"),
+        ),
+        (version, None) => Remark::good(
+            "landlock",
+            format!("version {version}: the threads that extract are confined to the store and the archive"),
+        ),
     }
+}
+
+/// Confines the calling thread, which is to end, to `/proc`; and whether the root can no longer be listed then.
+fn confined() -> (crate::layer::ConfinementReport, bool) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(place) = open("/proc", flags, Mode::empty()) else {
+        return (crate::layer::confinement_support(), true);
+    };
+    let confinement = Confinement::new(place.as_fd(), None, WhiteoutForm::Trusted);
+    confinement.enter();
+    (confinement.report(), open("/", flags, Mode::empty()).err() == Some(Errno::ACCESS))
 }
 
 fn user_namespaces() -> Remark {

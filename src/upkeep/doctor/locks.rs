@@ -7,7 +7,7 @@ use crate::io::{durable, locked::LockedDir};
 use crate::store::Store;
 use crate::upkeep::measure::names;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, Stat, major, minor, statat};
+use rustix::fs::{AtFlags, FileType, Stat, major, minor, statat};
 use std::collections::HashMap;
 
 /// What is locked and what that means.
@@ -46,7 +46,31 @@ pub(super) fn look(store: &Store) -> Result<Vec<Remark>> {
         number => Remark::good("locks", format!("{} held", count(number, "lock"))).items(held),
     }];
     remarks.extend(leases(store, &holders)?);
+    remarks.extend(sockets(store)?);
     Ok(remarks)
+}
+
+/// Sockets in the store: a process that dies leaves its own lying about, and nobody answers there.
+fn sockets(store: &Store) -> Result<Option<Remark>> {
+    let open = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let (mut served, mut stale) = (Vec::new(), Vec::new());
+    for name in names(store.root())? {
+        let stat = statat(store.root(), &name, AtFlags::SYMLINK_NOFOLLOW);
+        if stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket) {
+            let path = store.path().join(name.to_string_lossy().as_ref()).display().to_string();
+            let answers = open.lines().any(|line| line.ends_with(&format!(" {path}")));
+            if answers { served.push(path) } else { stale.push(path) }
+        }
+    }
+    Ok(match (stale.is_empty(), served.is_empty()) {
+        (true, true) => None,
+        (true, false) => Some(Remark::good("sockets", "somebody answers").items(served)),
+        (false, _) => {
+            let mend = format!("rm {}", stale.join(" "));
+            let says = format!("{} that nobody answers at", count(stale.len(), "socket"));
+            Some(Remark::note("sockets", says).items(stale).mend(mend))
+        }
+    })
 }
 
 /// Work that is going on.
@@ -123,5 +147,22 @@ mod tests {
         assert_eq!(parse(line), Some(((8, 0x1f, 5678), 1234)));
         assert_eq!(parse("7: -> FLOCK  ADVISORY  WRITE 1234 08:1f:5678 0 EOF"), None);
         assert_eq!(parse(""), None);
+    }
+
+    #[test]
+    fn a_socket_that_nobody_answers_at_is_stale() {
+        use crate::store::StoreOptions;
+        use std::os::unix::net::UnixListener;
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let options = StoreOptions { create: true, ..StoreOptions::default() };
+        let store = Store::open(dir.path(), &options).expect("opens");
+        assert_eq!(sockets(&store).expect("looks"), None);
+        let path = dir.path().join("daemon.sock");
+        let listener = UnixListener::bind(&path).expect("binds");
+        let served = sockets(&store).expect("looks").expect("finds it");
+        assert_eq!((served.health, served.mend), (super::super::Health::Good, None));
+        drop(listener);
+        let stale = sockets(&store).expect("looks").expect("finds it");
+        assert_eq!(stale.mend, Some(format!("rm {}", path.display())));
     }
 }
