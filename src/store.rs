@@ -13,7 +13,7 @@ mod index_file;
 mod lease;
 mod lock;
 pub mod mounted;
-mod reserve;
+pub(crate) mod reserve;
 mod temporary;
 
 pub use crate::tree::WhiteoutForm;

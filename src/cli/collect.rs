@@ -127,6 +127,7 @@ pub struct GcView {
     free_bytes: Option<u64>,
     goal_missed: bool,
     failed: Vec<GcFailure>,
+    deferred: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     items: Vec<GcItem>,
     elapsed_ms: u64,
@@ -177,7 +178,7 @@ fn rm_text(view: &RmView, grace: Duration, verbose: bool) -> String {
     }
     let when = if grace.is_zero() { "the next gc" } else { "a gc after the grace" };
     text.push_str(&match view.freed_by_gc_bytes {
-        0 => format!("{when} frees nothing: other images use the same layers\n"),
+        0 => format!("{when} frees nothing: other images, leases or mounts need what it has\n"),
         bytes => format!("{when} frees {}\n", format_size(bytes)),
     });
     text
@@ -246,7 +247,7 @@ pub fn gc(context: &Context, args: &Gc) -> Done {
     };
     let engine = context.open(false)?;
     let view = view(told(context, &engine, &options)?, args.dry_run, started);
-    tell_failures(context, &view);
+    tell_what_is_left(context, &view);
     let shown = context.show(&view, |view| gc_text(view, context.global.verbose > 0))?;
     Ok(if view.failed.is_empty() && !view.goal_missed { shown } else { exit::code(ErrorKind::Io) })
 }
@@ -256,7 +257,7 @@ pub fn gc_after_import(context: &Context, engine: &Engine, cancel: &Cancel) -> t
     let started = Instant::now();
     let options = GcOptions { wait: true, cancel: cancel.clone(), ..GcOptions::default() };
     let view = view(told(context, engine, &options)?, false, started);
-    tell_failures(context, &view);
+    tell_what_is_left(context, &view);
     Ok(view)
 }
 
@@ -271,14 +272,15 @@ fn told(context: &Context, engine: &Engine, options: &GcOptions) -> transload::R
     Ok(report)
 }
 
-fn tell_failures(context: &Context, view: &GcView) {
+fn tell_what_is_left(context: &Context, view: &GcView) {
     let failures =
         view.failed.iter().map(|failed| format!("cannot remove {}: {}", failed.what, failed.error));
     let missed = view.goal_missed.then(|| {
         let free = view.free_bytes.map(format_size).unwrap_or_default();
         format!("only {free} are free, and no image is left that may be removed")
     });
-    context.notices(&failures.chain(missed).collect::<Vec<_>>());
+    let busy = view.deferred.iter().map(|what| format!("{what} is still in use; the next gc looks again"));
+    context.notices(&failures.chain(busy).chain(missed).collect::<Vec<_>>());
 }
 
 fn view(report: GcReport, dry_run: bool, started: Instant) -> GcView {
@@ -296,6 +298,7 @@ fn view(report: GcReport, dry_run: bool, started: Instant) -> GcView {
         free_bytes: report.free_bytes,
         goal_missed: report.goal_missed,
         failed: report.failed,
+        deferred: report.deferred,
         items: report.items,
         elapsed_ms: started.elapsed().as_millis() as u64,
     }

@@ -477,6 +477,8 @@ fn du(context: &Context) -> Done {
         snapshots: part(report.snapshots),
         ingests: part(report.ingests),
         metadata_bytes: report.metadata_bytes,
+        reserve_bytes: report.reserve_bytes,
+        quarantine_bytes: report.quarantine_bytes,
         total_bytes: report.total_bytes,
         reclaimable_bytes: reclaimable,
         mounts: report.actives.iter().map(upper_line).collect(),

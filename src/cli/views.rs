@@ -84,6 +84,8 @@ pub struct Du {
     pub snapshots: DuPart,
     pub ingests: DuPart,
     pub metadata_bytes: u64,
+    pub reserve_bytes: u64,
+    pub quarantine_bytes: u64,
     pub total_bytes: u64,
     pub reclaimable_bytes: u64,
     pub mounts: Vec<UpperLine>,

@@ -44,6 +44,8 @@ pub enum Removal {
 pub(crate) struct Finished {
     /// Gone.
     pub removed: Vec<String>,
+    /// Still in use: where it is mounted, or its key.
+    pub busy: Vec<String>,
     /// Could not be removed for another reason than being in use.
     pub failed: Vec<(String, Error)>,
 }
@@ -301,13 +303,16 @@ impl Store {
         let forget = |key: &str| self.metadata.snapshot_remove(key).map(drop);
         for row in self.metadata.snapshots_deferred()? {
             let _no_mounts = self.mount_lock_exclusive(cancel)?;
-            let done = match mounted::target_of(&row)? {
-                Some(target) => self.take_down_by(&row, &target, &options, &forget),
+            let target = mounted::target_of(&row)?;
+            let done = match &target {
+                Some(target) => self.take_down_by(&row, target, &options, &forget),
                 None => self.remove_snapshot_by(&row.key, &options, &forget),
             };
             match done {
                 Ok(Removal::Done) => finished.removed.push(row.key),
-                Ok(Removal::Deferred) => {}
+                Ok(Removal::Deferred) => {
+                    finished.busy.push(target.map_or(row.key, |target| target.display().to_string()));
+                }
                 // It has become a parent meanwhile, or is one still; or someone else has removed it.
                 Err(error) if matches!(error.kind(), ErrorKind::FailedPrecondition | ErrorKind::NotFound) => {
                 }

@@ -13,7 +13,8 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, StatVfs};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-const DIRECTORY: &str = "reserve";
+/// Where it lies.
+pub(crate) const RESERVE: &str = "reserve";
 
 /// As many files, so that inodes are kept as well: for the database's two, `index.json` and some locks.
 const FILES: u64 = 8;
@@ -92,7 +93,7 @@ impl Reserve {
     /// Whether there ever was a reserve. Who is killed while living on it leaves none; it is taken again as soon as room is
     /// not short with it, and not only when there is plenty.
     fn had_one(&self) -> bool {
-        fs::statat(&self.root, DIRECTORY, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+        fs::statat(&self.root, RESERVE, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
     fn given(&self) -> MutexGuard<'_, Option<OwnedFd>> {
@@ -108,7 +109,7 @@ impl Reserve {
 
     /// Removes the files, the last first: it is the one that says that all are there.
     fn give(&self) -> Option<OwnedFd> {
-        let dir = durable::open_dir(&self.root, DIRECTORY).ok()?;
+        let dir = durable::open_dir(&self.root, RESERVE).ok()?;
         let _ = fs::flock(&dir, FlockOperation::NonBlockingLockShared);
         let mut removed = false;
         for number in (0..FILES).rev() {
@@ -124,12 +125,12 @@ impl Reserve {
     /// Takes as much of the reserve as there is, unless it is there, or another process lives on it.
     fn take(&self, wanted_bytes: u64) {
         let each = wanted_bytes / FILES;
-        let last = format!("{DIRECTORY}/{}", FILES - 1);
+        let last = format!("{RESERVE}/{}", FILES - 1);
         let there = fs::statat(&self.root, last, AtFlags::SYMLINK_NOFOLLOW);
         if there.is_ok_and(|stat| stat.st_size.unsigned_abs() >= each) {
             return;
         }
-        let Ok(dir) = durable::ensure_dir(&self.root, DIRECTORY) else { return };
+        let Ok(dir) = durable::ensure_dir(&self.root, RESERVE) else { return };
         if fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_err() {
             return;
         }

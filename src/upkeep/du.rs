@@ -1,12 +1,13 @@
 //! What takes the room.
 
+use super::fsck::QUARANTINE;
 use super::measure::{measure, names};
 use super::reach::Needs;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::io::durable;
 use crate::metadata::{ImageRow, SnapshotKind};
 use crate::oci::{DiffId, Digest};
-use crate::store::{Store, mounted};
+use crate::store::{Store, mounted, reserve::RESERVE};
 use rustix::fd::AsFd;
 use rustix::fs::{AtFlags, statat};
 use serde::Serialize;
@@ -39,6 +40,10 @@ pub struct DuReport {
     pub ingests: Share,
     /// The database and its log.
     pub metadata_bytes: u64,
+    /// What is kept back so that a full disk can be freed.
+    pub reserve_bytes: u64,
+    /// What `fsck --repair` put away.
+    pub quarantine_bytes: u64,
     /// All of it.
     pub total_bytes: u64,
     /// What is left on the store's filesystem for those without privilege.
@@ -99,12 +104,15 @@ fn measure_all(store: &Store) -> Result<DuReport> {
         filesystem_free_bytes: filesystem.f_bavail * filesystem.f_frsize,
         filesystem_size_bytes: filesystem.f_blocks * filesystem.f_frsize,
         metadata_bytes: metadata_bytes(store),
+        reserve_bytes: beside(store, RESERVE)?,
+        quarantine_bytes: beside(store, QUARANTINE)?,
         images: images(store, &sizes)?,
         actives: actives(store)?,
         ..DuReport::default()
     };
     let parts = [report.blobs, report.trees, report.snapshots, report.ingests];
-    report.total_bytes = parts.iter().map(|share| share.bytes).sum::<u64>() + report.metadata_bytes;
+    let beside = report.metadata_bytes + report.reserve_bytes + report.quarantine_bytes;
+    report.total_bytes = parts.iter().map(|share| share.bytes).sum::<u64>() + beside;
     Ok(report)
 }
 
@@ -145,6 +153,14 @@ fn directories(store: &Store, parent: &str) -> Result<BTreeMap<String, (u64, u64
         sizes.insert(name, (occupied.bytes, occupied.inodes));
     }
     Ok(sizes)
+}
+
+/// A directory that not every store has.
+fn beside(store: &Store, name: &str) -> Result<u64> {
+    match statat(store.root(), name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(measure(store.root(), name)?.bytes),
+        Err(_) => Ok(0),
+    }
 }
 
 /// The directories of active snapshots.

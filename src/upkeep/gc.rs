@@ -65,6 +65,8 @@ pub struct GcReport {
     pub bytes_freed: u64,
     /// What could not be removed.
     pub failed: Vec<GcFailure>,
+    /// Mounts and snapshots whose removal was deferred and that are still in use: where they are mounted, or their keys.
+    pub deferred: Vec<String>,
     /// Each thing that would go; only of a dry run.
     pub items: Vec<GcItem>,
     /// How much is free, where it was asked to be.
@@ -132,6 +134,7 @@ fn collect(store: &Store, options: &GcOptions) -> Result<GcReport> {
         error: error.to_string(),
     };
     report.failed.extend(deferred.failed.into_iter().map(failure));
+    report.deferred = deferred.busy;
     Ok(report)
 }
 

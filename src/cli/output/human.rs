@@ -244,6 +244,10 @@ pub fn du(view: &views::Du, style: &Style) -> String {
         table.row([name.to_string(), part.count.to_string(), format_size(part.size_bytes)]);
     }
     table.row(["metadata".to_string(), String::new(), format_size(view.metadata_bytes)]);
+    table.row(["reserve".to_string(), String::new(), format_size(view.reserve_bytes)]);
+    if view.quarantine_bytes > 0 {
+        table.row(["quarantine".to_string(), String::new(), format_size(view.quarantine_bytes)]);
+    }
     table.row(["total".to_string(), String::new(), format_size(view.total_bytes)]);
     table.row(["reclaimable".to_string(), String::new(), format_size(view.reclaimable_bytes)]);
     let mut text = table.render(style);
