@@ -283,7 +283,7 @@ impl Engine {
             upkeep::why::pin(&self.inner.store, &image, pinned)?;
             Ok(image)
         };
-        pin().doing(|| format!("cannot pin {name}"))
+        pin().doing(|| format!("cannot {} {name}", if pinned { "pin" } else { "unpin" }))
     }
 
     /// Which images are pinned: names, or targets of unnamed ones.

@@ -267,3 +267,19 @@ fn the_death_of_one_importer_among_four_harms_none_of_the_others() {
     }
     tally.end(8);
 }
+
+#[test]
+fn after_a_reboot_a_collection_takes_all_that_a_killed_import_left() {
+    let mut scene = Scene::new();
+    let store = scene.store();
+    let archive = scene.archives[0].to_string_lossy().into_owned();
+    assert_eq!(with_faults(&store, "images.publish=kill", &["import", "-q", &archive]).code, None);
+    assert!(std::fs::read_dir(store.join("snapshots")).expect("lists").count() > 0);
+    let doctor = with_faults(&store, "boot=another", &["doctor"]).ok().text();
+    assert!(doctor.contains("not synced before the system went down"), "{doctor}");
+    with_faults(&store, "boot=another", &["gc"]).ok();
+    for place in ["snapshots", "trees", "blobs/sha256", "ingest", "leases"] {
+        assert_eq!(std::fs::read_dir(store.join(place)).expect("lists").count(), 0, "{place}");
+    }
+    assert_eq!(damage(&store, "boot=another"), Vec::<String>::new());
+}

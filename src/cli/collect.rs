@@ -178,7 +178,7 @@ fn rm_text(view: &RmView, grace: Duration, verbose: bool) -> String {
     }
     let when = if grace.is_zero() { "the next gc" } else { "a gc after the grace" };
     text.push_str(&match view.freed_by_gc_bytes {
-        0 => format!("{when} frees nothing: other images, leases or mounts need what it has\n"),
+        0 => format!("{when} frees nothing: something else needs what it has (transload du --why DIGEST)\n"),
         bytes => format!("{when} frees {}\n", format_size(bytes)),
     });
     text

@@ -96,6 +96,9 @@ fn mount_inspected(
     }
 }
 
+const LOST_LAYERS: &str = "layers of the image are lost, or were not synced before the system went down: \
+    'transload fsck --repair' makes them again, and so does importing it again";
+
 /// A mount in the making.
 struct Mounting<'a> {
     store: &'a Store,
@@ -140,7 +143,11 @@ impl Mounting<'_> {
         let mounts = match self.options.read_write {
             true => snapshots.prepare(key, parent, &self.labels),
             false => snapshots.view(key, parent, &self.labels),
-        }?;
+        };
+        let mounts = mounts.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => error.with_hint(LOST_LAYERS),
+            _ => error,
+        })?;
         self.options.listener.snapshot(self.step(Step::Prepare, key, started));
         Ok(mounts)
     }

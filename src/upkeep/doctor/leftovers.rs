@@ -16,6 +16,7 @@ pub(super) fn look(store: &Store) -> Result<Vec<Remark>> {
         index(store)?,
         ingests(store)?,
         snapshots(store)?,
+        unsynced(store)?,
         leases(store)?,
         quarantine(store)?,
     ];
@@ -64,6 +65,24 @@ fn snapshots(store: &Store) -> Result<Option<Remark>> {
     let left: Vec<String> = left.map(|id| format!("snapshots/{id}")).collect();
     Ok(some(&left, |number| format!("{} without a record", count(number, "snapshot")))
         .map(|says| Remark::note("half-removed", says).items(left).mend("transload gc")))
+}
+
+/// Layers of images that nobody trusts since the last boot.
+fn unsynced(store: &Store) -> Result<Option<Remark>> {
+    let trusted: HashSet<u64> = store.metadata().snapshots()?.into_iter().map(|row| row.id).collect();
+    let left: Vec<String> = store
+        .metadata()
+        .snapshot_ids()?
+        .into_iter()
+        .filter(|id| !trusted.contains(id))
+        .map(|id| format!("snapshots/{id}"))
+        .collect();
+    Ok(some(&left, |number| format!("{} not synced before the system went down", count(number, "snapshot")))
+        .map(|says| {
+            Remark::note("unsynced", says)
+                .items(left)
+                .mend("transload fsck --repair, or an import again; transload gc where no image needs them")
+        }))
 }
 
 fn leases(store: &Store) -> Result<Option<Remark>> {
