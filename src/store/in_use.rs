@@ -257,8 +257,27 @@ impl Store {
         match until_free(options, &mut look)? {
             false => self.defer(row),
             // Someone may have made a namespace with a copy of it since.
-            true if !self.in_use(row)?.is_free() => self.defer(row),
+            true if !self.is_free_in_a_moment(row, options)? => self.defer(row),
             true => drop_snapshot(row, options, remove),
+        }
+    }
+
+    /// Whether a snapshot that was just unmounted is free, once those have gone on who only pass by. With
+    /// [`WhenBusy::Defer`] nobody waits, because others wait for a collection that does this.
+    fn is_free_in_a_moment(&self, row: &SnapshotRow, options: &RemovalOptions) -> Result<bool> {
+        let when_busy = match options.when_busy {
+            WhenBusy::Defer => WhenBusy::Defer,
+            _ => WhenBusy::Wait(Some(MOMENT)),
+        };
+        let options = RemovalOptions { when_busy, ..options.clone() };
+        let mut look = || {
+            let in_use = self.in_use(row)?;
+            Ok((!in_use.is_free()).then(|| in_use.busy()))
+        };
+        match until_free(&options, &mut look) {
+            // It is unmounted by now, so what is left to do is left to the next collection.
+            Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::Cancelled) => Ok(false),
+            other => other,
         }
     }
 
