@@ -54,9 +54,9 @@ impl Metadata {
     /// What came after `last_id` to the list as it was at `generation`; `None` where it is not only longer now.
     pub fn index_added(&self, generation: u64, last_id: u64) -> Result<Option<IndexView>> {
         self.read(|transaction| {
-            let added = view(transaction, last_id)?;
-            let only_longer = fact(transaction, "rewritten")? <= generation && generation <= added.generation;
-            Ok(only_longer.then_some(added))
+            let only_longer =
+                fact(transaction, "rewritten")? <= generation && generation <= self::generation(transaction)?;
+            only_longer.then(|| view(transaction, last_id)).transpose()
         })
     }
 }

@@ -77,8 +77,14 @@ impl Metadata {
             create(transaction, id, expires_ms, &Labels::new())?;
             super::labels::count_change(transaction)?;
             for image in images {
-                let still = super::images::one(transaction, "target = ?", image.target.digest.to_string())?;
-                let still = still.ok_or_else(|| super::images::no_image(&image.label_key()))?;
+                // Another name of the same index may have other platforms of it.
+                let same = super::images::one(transaction, "id = ?", int(image.id))?
+                    .filter(|row| row.target.digest == image.target.digest);
+                let still = match same {
+                    Some(row) => row,
+                    None => super::images::one(transaction, "target = ?", image.target.digest.to_string())?
+                        .ok_or_else(|| super::images::no_image(&image.label_key()))?,
+                };
                 let chains = still.manifests.iter().filter_map(|manifest| manifest.chain_id);
                 let chains = chains.map(|chain_id| Resource::Snapshot(chain_id.to_string()));
                 let held: Vec<Resource> =

@@ -15,7 +15,7 @@ use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
 use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 const LAYOUT: &str = "oci-layout";
 const INDEX: &str = "index.json";
@@ -57,10 +57,7 @@ pub(super) fn refresh(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<()> {
         return Ok(());
     }
     let _lock = lock::index(root)?;
-    if is_current()? || append_to_spare(root, metadata)? || append_to_copy(root, metadata)? {
-        return Ok(());
-    }
-    write(root, metadata)
+    if is_current()? || append_to_list(root, metadata)? { Ok(()) } else { write(root, metadata) }
 }
 
 /// Writes all of it. What came before is the beginning of nothing any more.
@@ -69,30 +66,42 @@ fn write(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<()> {
     durable::write_atomic(root, INDEX, &to_json(&metadata.index_view()?, metadata.boot())?, false)
 }
 
-/// `false` where there is no spare, where somebody still reads it, or where it cannot become today's list. Then it is as good as none.
-fn append_to_spare(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<bool> {
+/// `false` where the list is short, or where today's list is not that one and more.
+fn append_to_list(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<bool> {
+    let Some(Tail { generation, mark: Some(mark) }) = tail(root)? else { return Ok(false) };
+    let worth_keeping = mark.boot == metadata.boot() && mark.length >= WORTH_KEEPING_BYTES;
+    if !worth_keeping || metadata.index_added(generation, mark.last_id)?.is_none() {
+        return Ok(false);
+    }
+    Ok(append_to_spare(root, metadata, (generation, &mark))? || append_to_copy(root, metadata)?)
+}
+
+/// `false` where there is no spare, or somebody still reads it or has it under another name, or it is not the beginning
+/// of what is shown.
+fn append_to_spare(
+    root: BorrowedFd<'_>,
+    metadata: &Metadata,
+    (generation, mark): (u64, &Mark),
+) -> Result<bool> {
     let Some(spare) = open(root, SPARE, OFlags::RDWR)? else { return Ok(false) };
-    if !is_ours_alone(&spare) || !append(&spare, metadata)? {
+    let found = spare.metadata()?;
+    if !found.is_file() || found.nlink() != 1 || !is_ours_alone(&spare) {
+        return Ok(false);
+    }
+    let is_earlier = |tail: &Tail| {
+        tail.generation <= generation && tail.mark.as_ref().is_some_and(|own| own.last_id <= mark.last_id)
+    };
+    if !Tail::of(&spare)?.as_ref().is_some_and(is_earlier) || !append(&spare, metadata)? {
         return Ok(false);
     }
     drop(spare);
-    failpoint::at_step(SPARE, "rename")?;
-    match fs::renameat_with(root, SPARE, root, INDEX, RenameFlags::EXCHANGE) {
-        Ok(()) => Ok(true),
-        Err(Errno::INVAL | Errno::NOENT) => {
-            fs::renameat(root, SPARE, root, INDEX).doing(|| format!("cannot rename {SPARE}"))?;
-            Ok(true)
-        }
-        Err(errno) => Err(errno).doing(|| format!("cannot rename {SPARE}")),
-    }
+    show_spare(root)?;
+    Ok(true)
 }
 
 /// The list becomes the spare, and a copy of it the list.
 fn append_to_copy(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<bool> {
     let Some(mut old) = open(root, INDEX, OFlags::RDONLY)? else { return Ok(false) };
-    if old.metadata()?.len() < WORTH_KEEPING_BYTES || Tail::of(&old)?.is_none() {
-        return Ok(false);
-    }
     remove_spare(root)?;
     failpoint::at_step(SPARE, "create")?;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -102,8 +111,21 @@ fn append_to_copy(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<bool> {
         remove_spare(root)?;
         return Err(error).doing(|| format!("cannot write {SPARE}"));
     }
-    drop((old, spare));
-    append_to_spare(root, metadata)
+    if !append(&spare, metadata)? {
+        return Ok(false);
+    }
+    show_spare(root)?;
+    Ok(true)
+}
+
+/// The spare and the list change places, where the filesystem can do that.
+fn show_spare(root: BorrowedFd<'_>) -> Result<()> {
+    failpoint::at_step(SPARE, "rename")?;
+    let shown = match fs::renameat_with(root, SPARE, root, INDEX, RenameFlags::EXCHANGE) {
+        Err(Errno::INVAL | Errno::NOENT) => fs::renameat(root, SPARE, root, INDEX),
+        other => other,
+    };
+    shown.doing(|| format!("cannot rename {SPARE}"))
 }
 
 fn remove_spare(root: BorrowedFd<'_>) -> Result<()> {
@@ -282,7 +304,7 @@ impl Tail {
         let mark = Some(Mark { last_id, length, boot: words.next()?.to_string() });
         let tail = Tail { generation: generation.parse().ok()?, mark };
         // Others keep the annotations when they add to the list.
-        (length + tail.to_string().len() as u64 == size).then_some(tail)
+        (length.checked_add(tail.to_string().len() as u64) == Some(size)).then_some(tail)
     }
 
     fn is_of(&self, boot: &str) -> bool {

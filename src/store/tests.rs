@@ -234,6 +234,21 @@ fn a_long_view_grows_at_its_end_and_never_under_a_reader() {
     expect_whole();
     assert!(!std::fs::read_to_string(&index).expect("reads").contains("/a7:1"));
 
+    // A spare that has another name, and one that is ahead of the list, serve nobody.
+    put_image(&store, "docker.io/library/c:11");
+    let spare = dir.path().join("index.spare");
+    let link = dir.path().join("link");
+    std::fs::hard_link(&spare, &link).expect("links");
+    let linked = std::fs::read(&link).expect("reads");
+    put_image(&store, "docker.io/library/c:12");
+    expect_whole();
+    assert!(std::fs::read(&link).expect("reads") == linked, "what has another name does not change");
+    std::fs::copy(&spare, dir.path().join("earlier")).expect("copies");
+    std::fs::copy(&index, &spare).expect("copies");
+    std::fs::rename(dir.path().join("earlier"), &index).expect("renames");
+    put_image(&store, "docker.io/library/c:13");
+    expect_whole();
+
     // Another tool adds to the list and keeps the annotations; half a spare is what a crash leaves.
     put_image(&store, "docker.io/library/c:2");
     let foreign = std::fs::read_to_string(&index).expect("reads").replacen("[{", "[{\"digest\":\"x\"},{", 1);

@@ -429,12 +429,28 @@ fn alone_us(timeline: &Timeline, layer: &Bar) -> u64 {
     layer.duration_us() - covered
 }
 
+/// Whether it came to its end without a layer to bring or a tree to make.
+fn was_all_there(recording: &Recording) -> bool {
+    let is_end = |span: &Span| span.name == "publish" && span.text("kind") == "images";
+    let is_work = |span: &Span| match span.name {
+        "ingest" | "publish" => !span.is("existing") && span.text("kind") != "images",
+        "inflate" | "apply" => true,
+        _ => false,
+    };
+    recording.spans.iter().any(is_end) && !recording.spans.iter().any(is_work)
+}
+
 fn is_stream(recording: &Recording) -> bool {
     recording.spans.iter().any(|span| span.name == "open" && span.is("stream"))
 }
 
 fn advice(work: Work, recording: &Recording) -> Verdict {
     let (bound, helps) = match work {
+        Work::Publish | Work::Sync | Work::Snapshot | Work::Plan | Work::Other
+            if was_all_there(recording) =>
+        {
+            ("nothing: all of it was there already", "Nothing has to: these are fixed costs.")
+        }
         Work::Inflate => (
             "inflate: decompressing layers",
             "One layer decompresses on one processor, so several layers of similar size use more of them. zstd is made to decompress with less work than gzip.",
@@ -579,6 +595,19 @@ mod tests {
         assert!(told(0.3, 1.95).contains("something else") && told(0.3, 1.95).contains("0.3 of them"));
         assert!(told(1.8, 1.95).contains("more of them would help"));
         assert_eq!(told(0.9, 1.0), "");
+    }
+
+    #[test]
+    fn what_was_all_there_was_bounded_by_nothing() {
+        let mut publish = span(2, 1, "publish", 1, (10, 900));
+        publish.fields.push(("kind", Value::Text("images".to_string())));
+        let mut spans = vec![span(1, 0, "import", 1, (0, 1000)), publish];
+        let bound = |spans: &[Span]| analyse(&recording(spans.to_vec()), &[], 2).verdict.bound;
+        assert_eq!(bound(&spans), "nothing: all of it was there already");
+        spans.push(span(3, 1, "apply", 1, (1, 9)));
+        assert!(bound(&spans).starts_with("disk"), "a tree was made");
+        spans.truncate(1);
+        assert!(bound(&spans).starts_with("nothing in particular"), "it did not come to its end");
     }
 
     #[test]

@@ -121,14 +121,15 @@ fn facts(page: &Page<'_>) -> String {
     let written =
         page.blobs.iter().filter(|blob| blob.outcome == "new").map(|blob| blob.size_bytes).sum::<u64>();
     let cpu = page.samples.iter().map(|sample| sample.cpu).sum::<f64>() / page.samples.len().max(1) as f64;
-    let cpu = if page.samples.is_empty() { "?".to_string() } else { format!("{cpu:.1}") };
-    let facts = [
+    let mut facts = vec![
         fact(time(page.timeline.duration_us()), "in all"),
         fact(page.blobs.len().to_string(), "blobs"),
         fact(bytes(written), "of blobs written"),
         fact(bytes(sum(|blob| blob.saved_bytes)), "not written again"),
-        fact(format!("{cpu} of {}", page.processors), "processors had, on average"),
     ];
+    if !page.samples.is_empty() {
+        facts.push(fact(format!("{cpu:.1} of {}", page.processors), "processors had, on average"));
+    }
     format!("<div class=\"facts\">{}</div>\n", facts.concat())
 }
 

@@ -71,3 +71,18 @@ fn a_lease_of_images_of_which_one_is_gone_is_not_made() {
     assert!(metadata.lease_resources("mine").expect("lists").contains(&Resource::Blob(digest("1"))));
     assert_eq!(kind(metadata.lease_images("mine", None, &images[..1])), ErrorKind::AlreadyExists);
 }
+
+#[test]
+fn a_lease_of_an_image_holds_the_platforms_that_this_name_has() {
+    let (_dir, metadata) = fresh();
+    let chain = |seed: &str| ManifestRow { chain_id: Some(ChainId(digest(seed))), ..manifest(seed, 1) };
+    let of = |name, manifests| NewImage { manifests, ..image(Some(name), "index") };
+    let images = vec![of("a", vec![chain("1")]), of("b", vec![chain("1"), chain("2")])];
+    metadata.image_put(&commit(images)).expect("commits");
+    let named_b = metadata.image_get("b").expect("reads").expect("is there");
+    metadata.lease_images("mine", None, &[named_b]).expect("leases");
+    let held = metadata.lease_resources("mine").expect("lists");
+    for seed in ["1", "2"] {
+        assert!(held.contains(&Resource::Snapshot(ChainId(digest(seed)).to_string())), "{seed}: {held:?}");
+    }
+}

@@ -6,9 +6,10 @@ use crate::error::Result;
 use crate::io::{durable, locked::LockedDir};
 use crate::store::Store;
 use crate::upkeep::measure::names;
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Stat, major, minor, statat};
 use std::collections::HashMap;
+use std::os::unix::net::UnixStream;
 
 /// What is locked and what that means.
 const LOCKS: [(&str, &str); 7] = [
@@ -50,25 +51,29 @@ pub(super) fn look(store: &Store) -> Result<Vec<Remark>> {
     Ok(remarks)
 }
 
-/// Sockets in the store: a process that dies leaves its own lying about, and nobody answers there.
+/// Sockets in the store: a process that dies leaves its own lying about, and who knocks there is refused.
 fn sockets(store: &Store) -> Result<Option<Remark>> {
-    let open = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let (mut served, mut stale) = (Vec::new(), Vec::new());
     for name in names(store.root())? {
         let stat = statat(store.root(), &name, AtFlags::SYMLINK_NOFOLLOW);
         if stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket) {
-            let path = store.path().join(name.to_string_lossy().as_ref()).display().to_string();
-            let answers = open.lines().any(|line| line.ends_with(&format!(" {path}")));
-            if answers { served.push(path) } else { stale.push(path) }
+            let name = name.to_string_lossy();
+            // The store's own path may be longer than the address of a socket.
+            let address = format!("/proc/self/fd/{}/{name}", store.root().as_raw_fd());
+            let refused = UnixStream::connect(address)
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+            let path = store.path().join(name.as_ref()).display().to_string();
+            if refused { stale.push(path) } else { served.push(path) }
         }
     }
     Ok(match (stale.is_empty(), served.is_empty()) {
         (true, true) => None,
         (true, false) => Some(Remark::good("sockets", "somebody answers").items(served)),
         (false, _) => {
-            let mend = format!("rm {}", stale.join(" "));
+            let quoted: Vec<String> =
+                stale.iter().map(|path| format!("'{}'", path.replace('\'', "'\\''"))).collect();
             let says = format!("{} that nobody answers at", count(stale.len(), "socket"));
-            Some(Remark::note("sockets", says).items(stale).mend(mend))
+            Some(Remark::note("sockets", says).items(stale).mend(format!("rm {}", quoted.join(" "))))
         }
     })
 }
@@ -163,6 +168,6 @@ mod tests {
         assert_eq!((served.health, served.mend), (super::super::Health::Good, None));
         drop(listener);
         let stale = sockets(&store).expect("looks").expect("finds it");
-        assert_eq!(stale.mend, Some(format!("rm {}", path.display())));
+        assert_eq!(stale.mend, Some(format!("rm '{}'", path.display())));
     }
 }
