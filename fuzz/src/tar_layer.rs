@@ -93,7 +93,15 @@ fn is_known_difference(theirs: &ParsedEntry<'_>, mine: &Entry, tar: &[u8]) -> bo
     // A sparse map that only one of the two sees, since it counts a record that the other holds for void.
     let sparse =
         mine.sparse.is_some() || theirs.pax.is_some_and(|pax| pax.windows(11).any(|w| w == b"GNU.sparse."));
-    extension || sparse || !sizes_are_plain(mine, tar, theirs.pax)
+    extension || sparse || size_follows_nul(mine, tar) || !sizes_are_plain(mine, tar, theirs.pax)
+}
+
+/// Go and we pass over NULs before the digits of a number, tar-core ends there.
+fn size_follows_nul(mine: &Entry, tar: &[u8]) -> bool {
+    header_of(mine, tar).is_some_and(|header| {
+        let size = header[124..136].trim_ascii_start();
+        size.first() == Some(&0) && size.iter().any(u8::is_ascii_digit)
+    })
 }
 
 fn compare_names(theirs: &ParsedEntry<'_>, mine: &Entry) {
