@@ -1,29 +1,18 @@
 //! The pages that say what is promised name the tests that show it. Each of these is there, or the page is wrong.
 
+#[path = "support/sources.rs"]
+mod sources;
+
+use sources::{root, sources};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The pages, and the heads of the columns in which tests are named.
 const PAGES: [&str; 3] = ["docs/cases.md", "docs/durability.md", "docs/security.md"];
 const COLUMNS: [&str; 4] = ["Shown by", "Test", "Refused or harmless", "Imports"];
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 fn read(name: &str) -> String {
     std::fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
-}
-
-fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).expect("a directory") {
-        let path = entry.expect("an entry").path();
-        match path.is_dir() {
-            true => sources(&path, found),
-            false if path.extension().is_some_and(|extension| extension == "rs") => found.push(path),
-            false => {}
-        }
-    }
 }
 
 /// `cases::escape::t3_…` for `tests/cases/escape.rs`, and the modules on the way.
@@ -37,11 +26,10 @@ impl Known {
     fn new() -> Known {
         let mut known = Known::default();
         for top in ["src", "tests"] {
-            let mut files = Vec::new();
-            sources(&root().join(top), &mut files);
-            files
-                .iter()
-                .for_each(|file| known.add(file.strip_prefix(root().join(top)).expect("below"), file));
+            let dir = root().join(top);
+            for file in sources(&dir) {
+                known.add(file.strip_prefix(&dir).expect("below"), &file);
+            }
         }
         known
     }

@@ -1,22 +1,10 @@
 //! docs/security.md lists every `unsafe` in the crate with its reason; this test counts, so that none comes in unseen.
 
+#[path = "support/sources.rs"]
+mod sources;
+
+use sources::{root, sources};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).expect("a directory") {
-        let path = entry.expect("an entry").path();
-        match path.is_dir() {
-            true => sources(&path, found),
-            false if path.extension().is_some_and(|extension| extension == "rs") => found.push(path),
-            false => {}
-        }
-    }
-}
 
 /// The keyword in the code of a line: not in a comment, not part of a longer name, and not the `unsafe-inline` of a page's security policy.
 fn count(line: &str) -> usize {
@@ -27,10 +15,8 @@ fn count(line: &str) -> usize {
 
 #[test]
 fn every_unsafe_block_is_listed_with_its_reason() {
-    let mut files = Vec::new();
-    sources(&root().join("src"), &mut files);
     let mut counted = BTreeMap::new();
-    for file in files {
+    for file in sources(&root().join("src")) {
         let text = std::fs::read_to_string(&file).expect("a source file");
         let blocks: usize = text.lines().map(count).sum();
         if blocks > 0 {
