@@ -148,8 +148,8 @@ fn append(file: &File, metadata: &Metadata) -> Result<bool> {
         text.push(b',');
         serde_json::to_writer(&mut text, entry).map_err(internal)?;
     }
-    let mark = Mark { last_id: added.last_id, length: mark.length + text.len() as u64, ..mark };
-    let list_end = mark.length - text.len() as u64;
+    let list_end = mark.length;
+    let mark = Mark { last_id: added.last_id, length: list_end + text.len() as u64, ..mark };
     text.extend(Tail { generation: added.generation, mark: Some(mark) }.to_string().into_bytes());
     // From the first byte of the old tail on, so that a file that is half written has none.
     failpoint::at_step(SPARE, "write")?;
