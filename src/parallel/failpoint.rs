@@ -5,7 +5,7 @@
 //! description is a list of `POINT=ACTION`, separated by `;`:
 //!
 //! - `POINT` is a name from docs/durability.md, or `*` for every one of them.
-//! - `ACTION` is `kill` (SIGKILL to this process), `enospc`, `eio` or `emfile` (the step fails so), `skip` (a sync is left
+//! - `ACTION` is `kill` (SIGKILL to this process), `stop` (SIGSTOP), `enospc`, `eio` or `emfile` (the step fails so), `skip` (a sync is left
 //!   out and taken for done), `short` (a read gives one byte), `sleep:MS`. It may end in `@N`, for the Nth time the point is
 //!   reached, or `@N+`, from the Nth time on; otherwise it holds every time.
 //! - `boot=NAME` gives the kernel's boot another id; `clock=SECONDS` or `clock=SECONDS@N` sets the system's clock forward (or, below
@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
     Kill,
+    Stop,
     Fail(i32),
     Skip,
     Short,
@@ -87,6 +88,7 @@ fn add(state: &mut State, point: &str, wanted: &str) -> Option<()> {
 fn action(text: &str) -> Option<Action> {
     Some(match text {
         "kill" => Action::Kill,
+        "stop" => Action::Stop,
         "enospc" => Action::Fail(libc::ENOSPC),
         "eio" => Action::Fail(libc::EIO),
         "emfile" => Action::Fail(libc::EMFILE),
@@ -120,6 +122,9 @@ fn reach(point: &str) -> Option<Action> {
 fn act(action: Option<Action>) -> io::Result<()> {
     match action {
         Some(Action::Kill) => die(),
+        Some(Action::Stop) => {
+            Ok(rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)?)
+        }
         Some(Action::Fail(errno)) => Err(io::Error::from_raw_os_error(errno)),
         Some(Action::Sleep(ms)) => {
             std::thread::sleep(Duration::from_millis(ms));
@@ -206,6 +211,7 @@ mod tests {
         };
         let fault = |action, from, to| Some(vec![Fault { point: "a".to_string(), action, from, to }]);
         assert_eq!(parse("a=kill"), fault(Action::Kill, 1, u64::MAX));
+        assert_eq!(parse("a=stop@2"), fault(Action::Stop, 2, 2));
         assert_eq!(parse("a=enospc@3"), fault(Action::Fail(libc::ENOSPC), 3, 3));
         assert_eq!(parse("a=sleep:20@3+"), fault(Action::Sleep(20), 3, u64::MAX));
         for wrong in ["a=", "a=kil", "a=kill@", "a=kill@x", "a=sleep", "clock=x"] {

@@ -33,15 +33,13 @@ const INDEX_LIMIT_BYTES: u64 = 1 << 30;
 /// Shorter lists are written anew each time, in less than a tenth of a millisecond.
 const WORTH_KEEPING_BYTES: u64 = 16 << 10;
 
+/// Makes the marker. Not synced: what a power cut leaves of it is seen and written anew.
 pub(super) fn ensure_layout(root: BorrowedFd<'_>) -> Result<()> {
-    match fs::statat(root, LAYOUT, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(_) => Ok(()),
-        Err(Errno::NOENT) => {
-            let _lock = lock::index(root)?;
-            durable::write_atomic(root, LAYOUT, b"{\"imageLayoutVersion\":\"1.0.0\"}\n", true)
-        }
-        Err(errno) => Err(errno).doing(|| format!("cannot look at {LAYOUT}")),
+    if read(root, LAYOUT)?.is_some_and(|json| is_whole(&json)) {
+        return Ok(());
     }
+    let _lock = lock::index(root)?;
+    durable::write_atomic(root, LAYOUT, b"{\"imageLayoutVersion\":\"1.0.0\"}\n", false)
 }
 
 /// Writes the view unless it shows the database's state already. The second look is under the lock, so of many that
@@ -191,9 +189,12 @@ pub(super) fn is_foreign(root: BorrowedFd<'_>) -> Result<bool> {
     if tail(root)?.is_some() {
         return Ok(false);
     }
-    // Half a file is what a power cut leaves of ours, which nobody synced.
-    let whole = |json: Vec<u8>| serde_json::from_slice::<serde::de::IgnoredAny>(&json).is_ok();
-    Ok(read(root)?.is_some_and(whole))
+    Ok(read(root, INDEX)?.is_some_and(|json| is_whole(&json)))
+}
+
+/// Half a file is what a power cut leaves of ours, which nobody synced.
+fn is_whole(json: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(json).is_ok()
 }
 
 /// Holds the whole file against the database.
@@ -209,7 +210,7 @@ pub(super) fn state(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<IndexSt
     }
     let Some(mark) = tail.mark else { return Ok(IndexState::Behind) };
     let expected = to_json(&view, &mark.boot)?;
-    Ok(match read(root)? {
+    Ok(match read(root, INDEX)? {
         Some(found) if found == expected => IndexState::Ours,
         // Written between our two looks.
         Some(_) if metadata.generation()? != view.generation => IndexState::Behind,
@@ -250,11 +251,11 @@ fn open(root: BorrowedFd<'_>, name: &str, flags: OFlags) -> Result<Option<File>>
     }
 }
 
-fn read(root: BorrowedFd<'_>) -> Result<Option<Vec<u8>>> {
+fn read(root: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
     use std::io::Read;
-    let Some(file) = open(root, INDEX, OFlags::RDONLY)? else { return Ok(None) };
+    let Some(file) = open(root, name, OFlags::RDONLY)? else { return Ok(None) };
     let mut json = Vec::new();
-    file.take(INDEX_LIMIT_BYTES).read_to_end(&mut json).doing(|| format!("cannot read {INDEX}"))?;
+    file.take(INDEX_LIMIT_BYTES).read_to_end(&mut json).doing(|| format!("cannot read {name}"))?;
     Ok(Some(json))
 }
 

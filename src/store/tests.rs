@@ -79,6 +79,22 @@ fn an_interrupted_creation_is_completed() {
 }
 
 #[test]
+fn the_marker_that_a_power_cut_left_empty_is_written_anew() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let marker = dir.path().join("oci-layout");
+    open(dir.path());
+    let whole = std::fs::read(&marker).expect("reads");
+    for left in ["", "\0\0\0\0", "{\"imageLay"] {
+        std::fs::write(&marker, left).expect("writes");
+        open(dir.path());
+        assert_eq!(std::fs::read(&marker).expect("reads"), whole, "after {left:?}");
+    }
+    std::fs::write(&marker, r#"{ "imageLayoutVersion": "1.0.0" }"#).expect("writes");
+    open(dir.path());
+    assert_ne!(std::fs::read(&marker).expect("reads"), whole, "another's is left as it is");
+}
+
+#[test]
 fn a_newer_store_is_refused_whatever_its_fields_are() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     std::fs::write(dir.path().join("transload.json"), r#"{"version":99,"shape":"new"}"#).expect("writes");

@@ -2,8 +2,10 @@
 //! test of crashes, power cuts and failing systems asks.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::SystemTime;
 
 use serde_json::Value;
@@ -52,11 +54,17 @@ pub fn archives(dir: &Path, kib: usize) -> Vec<PathBuf> {
 }
 
 /// Runs with fail points set, as described in src/parallel/failpoint.rs.
-pub fn with_faults(store: &Path, faults: &str, args: &[&str]) -> Ran {
-    let mut command = command(store, args);
-    command.env("TRANSLOAD_FAILPOINTS", faults);
+pub fn with_faults<S: AsRef<OsStr>>(store: &Path, faults: &str, args: &[S]) -> Ran {
+    let mut command = faulty(store, faults, args);
     let output = command.output().expect("the program under test starts");
     Ran::of(&command, output)
+}
+
+/// As [`with_faults`], not yet started.
+pub fn faulty<S: AsRef<OsStr>>(store: &Path, faults: &str, args: &[S]) -> Command {
+    let mut command = command(store, args);
+    command.env("TRANSLOAD_FAILPOINTS", faults);
+    command
 }
 
 /// The names of the images that the store shows, and what they point at; the run must succeed.
