@@ -129,6 +129,8 @@ fn pause(engine: &Engine) -> Duration {
         let row = engine.store().metadata().image_get(name).expect("reads").expect("is there");
         engine.store().metadata().image_bury(&row, 0).expect("removes");
     }
+    // As every command does that removes images, so that no import has to.
+    engine.store().refresh_index().expect("writes");
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let imports = scope.spawn(|| {
