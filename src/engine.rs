@@ -37,9 +37,10 @@ use std::time::{Duration, Instant};
 /// How an engine works.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// How many lanes an import has.
+    /// How many lanes an import has at most; with little memory it has fewer.
     pub threads: usize,
-    /// The memory for what is in flight, in bytes.
+    /// The memory for what is in flight, in bytes. Half of it is for the lanes, 2 MiB for each. By default 64 MiB, which is enough
+    /// for 16 lanes, and more only for more lanes than that.
     pub memory_bytes: u64,
     /// Which snapshotter a new store gets; `None` for what fits the filesystem.
     pub snapshotter: Option<SnapshotterKind>,
@@ -49,16 +50,31 @@ pub struct EngineOptions {
     pub metrics: Metrics,
 }
 
+impl EngineOptions {
+    /// Sets how many lanes there are at most, and the memory that so many work with.
+    ///
+    /// ```
+    /// use transload::EngineOptions;
+    /// assert_eq!(EngineOptions::default().with_threads(2).memory_bytes, 64 << 20);
+    /// assert_eq!(EngineOptions::default().with_threads(32).memory_bytes, 128 << 20);
+    /// ```
+    pub fn with_threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self.memory_bytes = (2 * LANE_BYTES).saturating_mul(threads as u64).max(64 << 20);
+        self
+    }
+}
+
 impl Default for EngineOptions {
     fn default() -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        EngineOptions {
-            threads,
-            memory_bytes: 64 << 20,
+        let options = EngineOptions {
+            threads: 1,
+            memory_bytes: 0,
             snapshotter: None,
             create: true,
             metrics: Metrics::default(),
-        }
+        };
+        options.with_threads(std::thread::available_parallelism().map_or(1, usize::from))
     }
 }
 
@@ -111,6 +127,16 @@ struct Inner {
     metrics: Metrics,
 }
 
+/// What a lane has at hand: chunks between its stages, the inflater, what is on its way to the disk.
+const LANE_BYTES: u64 = 2 << 20;
+
+/// As many as half of the memory has room for. The other half is for what waits between a stream and its lanes, and for the
+/// windows of codecs.
+fn lanes(wanted: usize, memory_bytes: u64) -> usize {
+    let room = usize::try_from(memory_bytes / 2 / LANE_BYTES).unwrap_or(usize::MAX);
+    wanted.min(room).max(1)
+}
+
 impl Engine {
     /// Opens the store at `root`.
     ///
@@ -123,14 +149,15 @@ impl Engine {
             snapshotter: options.snapshotter,
             ..StoreOptions::default()
         };
+        let threads = lanes(options.threads, options.memory_bytes);
         let opened = Store::open(root.as_ref(), &store);
         options.metrics.operation("open", &opened);
         let inner = Inner {
             store: opened?,
             claims: Claims::default(),
             budget: Budget::new(options.memory_bytes),
-            pool: Pool::new(options.threads.max(1)),
-            threads: options.threads.max(1),
+            pool: Pool::new(threads),
+            threads,
             metrics: options.metrics,
         };
         Ok(Engine { inner: Arc::new(inner) })

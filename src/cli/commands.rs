@@ -294,7 +294,7 @@ fn check_import(args: &args::Import) -> Result<()> {
 fn engine_options(args: &args::Import) -> EngineOptions {
     let mut options = EngineOptions { create: true, ..EngineOptions::default() };
     if let Some(threads) = args.threads {
-        options.threads = usize::from(threads);
+        options = options.with_threads(usize::from(threads));
     }
     if let Some(memory) = args.memory {
         options.memory_bytes = memory;

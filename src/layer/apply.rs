@@ -5,7 +5,8 @@
 //! entries are in, so that nothing has to be made below a read-only, set-group-id or ACL-carrying directory.
 
 use super::attributes::{self, Attributes, Defaults};
-use super::data::{write_dense, write_sparse};
+use super::beside::{self, Beside, Finish};
+use super::data::{read_all, write_dense, write_sparse};
 use super::dirs::{Dir, Dirs, LookOnly, Missing, lookup_error};
 use super::notices::Notices;
 use super::remove::remove_entry;
@@ -43,8 +44,22 @@ pub fn apply<R: TarInput>(
     cancel: &Cancel,
     advanced: &mut dyn FnMut(u64),
 ) -> Result<(Applied, R)> {
+    match options.write_beside {
+        true => beside::with(|beside| extract(input, fs, options, cancel, advanced, beside)),
+        false => extract(input, fs, options, cancel, advanced, None),
+    }
+}
+
+fn extract<R: TarInput>(
+    input: R,
+    fs: BorrowedFd<'_>,
+    options: &ApplyOptions,
+    cancel: &Cancel,
+    advanced: &mut dyn FnMut(u64),
+    beside: Option<&mut Beside>,
+) -> Result<(Applied, R)> {
     let mut reader = TarReader::new(input, &options.limits);
-    let mut tree = Tree::open(fs, options).doing(|| "cannot prepare the directory of a layer")?;
+    let mut tree = Tree::open(fs, options, beside).doing(|| "cannot prepare the directory of a layer")?;
     let mut ticker = Ticker { cancel, advanced, reported: 0, fs, keep_free_bytes: options.keep_free_bytes };
     while let Some(mut entry) = reader.next_entry()? {
         tree.check_limits(&entry)?;
@@ -52,6 +67,9 @@ pub fn apply<R: TarInput>(
         tree.extract(path.as_bytes(), &mut entry, &mut reader, &mut ticker)
             .map_err(|error| error.context(format!("cannot extract {path}")))?;
         ticker.reach(reader.position())?;
+        if tree.beside.as_ref().is_some_and(|beside| beside.is_over()) {
+            break;
+        }
     }
     ticker.report(reader.position())?;
     Ok((tree.finish()?, reader.into_inner()))
@@ -132,6 +150,7 @@ fn clean_path(mut name: Vec<u8>, limits: &Limits) -> Result<PathBytes> {
 /// A tree that is being written.
 struct Tree<'a> {
     options: &'a ApplyOptions,
+    beside: Option<&'a mut Beside>,
     defaults: Defaults,
     dirs: Dirs,
     list: SideList,
@@ -143,7 +162,7 @@ struct Tree<'a> {
 }
 
 impl<'a> Tree<'a> {
-    fn open(fs: BorrowedFd<'_>, options: &'a ApplyOptions) -> Result<Self> {
+    fn open(fs: BorrowedFd<'_>, options: &'a ApplyOptions, beside: Option<&'a mut Beside>) -> Result<Self> {
         let defaults = probe(fs, options)?;
         let mut list = SideList::new(options.limits.layer_lists_bytes);
         // Until an entry describes it, the root is as implicit as any other directory.
@@ -151,6 +170,7 @@ impl<'a> Tree<'a> {
         list.directories.insert(Vec::new(), Directory::new(Attributes::implicit(), None));
         Ok(Tree {
             options,
+            beside,
             defaults,
             dirs: Dirs::new(fs, options.limits.path_components)?,
             list,
@@ -239,6 +259,13 @@ impl<'a> Tree<'a> {
         let file = self.create_file(dir, base, entry)?;
         self.bytes += entry.stored_bytes;
         let reached = &mut |position| ticker.reach(position);
+        let is_small = entry.size <= beside::SMALL && entry.sparse.is_none() && entry.xattrs.is_empty();
+        if let Some(beside) = self.beside.as_mut().filter(|_| is_small) {
+            let finish = finish_of(&self.defaults, entry)?;
+            read_all(reader.data(), entry.size, beside.buffer(), reached)?;
+            beside.put(file, entry.size as usize, finish, dir.path_of(base));
+            return Ok(());
+        }
         match &entry.sparse {
             None => write_dense(file.as_fd(), reader.data(), entry.size, reached)?,
             Some(regions) => write_sparse(file.as_fd(), reader.data(), entry.size, regions, reached)?,
@@ -254,16 +281,14 @@ impl<'a> Tree<'a> {
     }
 
     fn finish_file(&mut self, file: &OwnedFd, dir: &Dir, base: &[u8], entry: &Entry) -> Result<()> {
-        if let Some(owner) = self.defaults.owner_change(entry.uid, entry.gid)? {
-            attributes::set_owner(file, owner)?;
-        }
+        let mut finish = finish_of(&self.defaults, entry)?;
         if !entry.xattrs.is_empty() {
+            if let Some(owner) = finish.owner.take() {
+                attributes::set_owner(file, owner)?;
+            }
             attributes::set_xattrs(file.as_fd(), &entry.xattrs, &dir.path_of(base), &mut self.notices)?;
         }
-        if entry.mode > 0o777 || !self.defaults.exact_mode || !entry.xattrs.is_empty() {
-            fs::fchmod(file, Mode::from_raw_mode(entry.mode))?;
-        }
-        Ok(fs::futimens(file, &attributes::timestamps(entry.mtime))?)
+        finish.apply(file)
     }
 
     fn directory(&mut self, dir: &Dir, base: &[u8], entry: &mut Entry) -> Result<()> {
@@ -573,6 +598,16 @@ impl Missing for MakeImplicit<'_> {
         self.made -= 1;
         Ok(made)
     }
+}
+
+/// What a new file needs beyond its content and its extended attributes, which change the mode.
+fn finish_of(defaults: &Defaults, entry: &Entry) -> Result<Finish> {
+    let set_mode = entry.mode > 0o777 || !defaults.exact_mode || !entry.xattrs.is_empty();
+    Ok(Finish {
+        owner: defaults.owner_change(entry.uid, entry.gid)?,
+        mode: set_mode.then_some(Mode::from_raw_mode(entry.mode)),
+        times: attributes::timestamps(entry.mtime),
+    })
 }
 
 /// What has this name, if anything.

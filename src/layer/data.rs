@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::io::tar::{EntryData, Region, TarInput};
 use crate::parallel::failpoint;
-use rustix::fd::BorrowedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::ftruncate;
 use rustix::io::{Errno, pwrite};
 use std::io::BufRead;
@@ -48,6 +48,50 @@ pub(super) fn write_sparse<R: TarInput>(
     writer.end(size)
 }
 
+/// Writes `bytes` to the empty `file`, as they are.
+pub(super) fn write_all(file: &OwnedFd, bytes: &[u8]) -> Result<()> {
+    Writer { file: file.as_fd(), offset: 0, zeros: 0 }.put(bytes)
+}
+
+/// Appends the whole of an entry's data to `buffer`.
+pub(super) fn read_all<R: TarInput>(
+    mut data: EntryData<'_, R>,
+    size: u64,
+    buffer: &mut Vec<u8>,
+    reached: Reached<'_>,
+) -> Result<()> {
+    pieces(&mut data, size, reached, |bytes| {
+        buffer.extend_from_slice(bytes);
+        Ok(())
+    })
+}
+
+/// Shows `each` the next `size` bytes, piece by piece.
+fn pieces<R: TarInput>(
+    data: &mut EntryData<'_, R>,
+    size: u64,
+    reached: Reached<'_>,
+    mut each: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut left = size;
+    while left > 0 {
+        let bytes = match data.fill_buf() {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if bytes.is_empty() {
+            return Err(Error::malformed("a file has less data than its size says"));
+        }
+        let amount = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+        each(&bytes[..amount])?;
+        data.consume(amount);
+        left -= amount as u64;
+        reached(data.position())?;
+    }
+    Ok(())
+}
+
 struct Writer<'a> {
     file: BorrowedFd<'a>,
     /// Where the next byte goes, held-back zeros not counted.
@@ -64,26 +108,10 @@ impl Writer<'_> {
         holes: bool,
         reached: Reached<'_>,
     ) -> Result<()> {
-        let mut left = size;
-        while left > 0 {
-            let bytes = match data.fill_buf() {
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error.into()),
-            };
-            if bytes.is_empty() {
-                return Err(Error::malformed("a file has less data than its size says"));
-            }
-            let amount = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-            match holes {
-                true => self.put_with_holes(&bytes[..amount])?,
-                false => self.put(&bytes[..amount])?,
-            }
-            data.consume(amount);
-            left -= amount as u64;
-            reached(data.position())?;
-        }
-        Ok(())
+        pieces(data, size, reached, |bytes| match holes {
+            true => self.put_with_holes(bytes),
+            false => self.put(bytes),
+        })
     }
 
     fn put(&mut self, mut bytes: &[u8]) -> Result<()> {

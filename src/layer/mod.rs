@@ -6,6 +6,7 @@
 
 mod apply;
 mod attributes;
+mod beside;
 mod confine;
 mod data;
 mod dirs;
@@ -44,6 +45,8 @@ pub struct ApplyOptions {
     pub ownership: Ownership,
     /// How much space must stay free on the filesystem, in bytes; the extraction ends where it does not.
     pub keep_free_bytes: u64,
+    /// Whether what is in small files is written on a thread of its own, for a layer that has a core to spare.
+    pub write_beside: bool,
 }
 
 impl Default for ApplyOptions {
@@ -53,6 +56,7 @@ impl Default for ApplyOptions {
             form: WhiteoutForm::Trusted,
             ownership: Ownership::Keep,
             keep_free_bytes: 0,
+            write_beside: false,
         }
     }
 }

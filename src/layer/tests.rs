@@ -30,11 +30,20 @@ impl Place {
     }
 
     fn apply_with(&self, bytes: &[u8], options: &ApplyOptions) -> Result<Applied> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let fd = rustix::fs::open(self.path(""), flags, Mode::empty())?;
-        let applied = apply(bytes, fd.as_fd(), options, &Cancel::new(), &mut |_| {});
+        let run = |fs: &Path, options: &ApplyOptions| {
+            let fd = rustix::fs::open(fs, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+            apply(bytes, fd.as_fd(), options, &Cancel::new(), &mut |_| {}).map(|(applied, _)| applied)
+        };
+        let was_empty = shape(&self.path("")).len() == 1;
+        let applied = run(&self.path(""), options);
         self.check_canary();
-        applied.map(|(applied, _)| applied)
+        if was_empty {
+            let other = tempfile::tempdir().expect("a directory");
+            let beside = run(other.path(), &ApplyOptions { write_beside: true, ..options.clone() });
+            assert_eq!(told(&beside), told(&applied), "with a thread beside");
+            assert!(applied.is_err() || shape(other.path()) == shape(&self.path("")), "with a thread beside");
+        }
+        applied
     }
 
     fn apply(&self, items: &[Item]) -> Result<Applied> {
@@ -73,6 +82,43 @@ impl Place {
     fn is_opaque(&self, path: &str) -> bool {
         self.xattr(path, "trusted.overlay.opaque").as_deref() == Some(b"y")
     }
+}
+
+/// What an extraction says.
+fn told(applied: &Result<Applied>) -> String {
+    match applied {
+        Ok(applied) => format!("{:?} {:?}", applied.record, applied.notices),
+        Err(error) => format!("{:?} {error}", error.kind()),
+    }
+}
+
+/// All that an import determines of what lies below a directory, itself included.
+fn shape(dir: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut waiting = vec![dir.to_path_buf()];
+    while let Some(path) = waiting.pop() {
+        let stat = fs::symlink_metadata(&path).expect("is there");
+        let data = if stat.is_file() { fs::read(&path).expect("reads") } else { Vec::new() };
+        let target = fs::read_link(&path).ok();
+        if stat.is_dir() {
+            waiting.extend(fs::read_dir(&path).expect("lists").map(|entry| entry.expect("an entry").path()));
+        }
+        let time = (stat.mtime(), stat.mtime_nsec());
+        // What marks a deletion is made at no time that an archive says.
+        let time = if stat.file_type().is_char_device() { (0, 0) } else { time };
+        let shown = path.strip_prefix(dir).expect("is below").to_path_buf();
+        let size = if stat.is_dir() { 0 } else { stat.len() };
+        lines.push(format!(
+            "{shown:?} {:o} {}:{} {time:?} {size} {} {} {data:?} {target:?}",
+            stat.mode(),
+            stat.uid(),
+            stat.gid(),
+            stat.rdev(),
+            stat.nlink()
+        ));
+    }
+    lines.sort();
+    lines
 }
 
 /// Most of this needs owners, devices and trusted attributes.

@@ -8,6 +8,8 @@
 //! - `ACTION` is `kill` (SIGKILL to this process), `stop` (SIGSTOP), `enospc`, `eio` or `emfile` (the step fails so), `skip` (a sync is left
 //!   out and taken for done), `short` (a read gives one byte), `sleep:MS`. It may end in `@N`, for the Nth time the point is
 //!   reached, or `@N+`, from the Nth time on; otherwise it holds every time.
+//! - `write-behind=MS` has an import send to the disk what it has written, that often. Without it nothing goes there but by the
+//!   syncs that have names, so that a test that leaves one out shows the same each time.
 //! - `boot=NAME` gives the kernel's boot another id; `clock=SECONDS` or `clock=SECONDS@N` sets the system's clock forward (or, below
 //!   zero, back), from the Nth look at it on.
 
@@ -42,10 +44,17 @@ struct State {
     boot: Option<String>,
     clock: Option<(i64, u64)>,
     looks: u64,
+    write_behind: Option<Duration>,
 }
 
-static STATE: Mutex<State> =
-    Mutex::new(State { faults: Vec::new(), hits: BTreeMap::new(), boot: None, clock: None, looks: 0 });
+static STATE: Mutex<State> = Mutex::new(State {
+    faults: Vec::new(),
+    hits: BTreeMap::new(),
+    boot: None,
+    clock: None,
+    looks: 0,
+    write_behind: None,
+});
 
 fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -79,6 +88,7 @@ fn add(state: &mut State, point: &str, wanted: &str) -> Option<()> {
     };
     match point {
         "boot" => state.boot = Some(wanted.to_string()),
+        "write-behind" => state.write_behind = Some(Duration::from_millis(wanted.parse().ok()?)),
         "clock" => state.clock = Some((what.parse().ok()?, from)),
         point => state.faults.push(Fault { point: point.to_string(), action: action(what)?, from, to }),
     }
@@ -187,6 +197,11 @@ pub fn reader(point: &'static str, inner: Box<dyn Read + Send>) -> Box<dyn Read 
 /// The boot id to use in place of the kernel's.
 pub fn boot() -> Option<String> {
     state().boot.clone()
+}
+
+/// How often an import sends what it has written to the disk.
+pub fn write_behind() -> Option<Duration> {
+    state().write_behind
 }
 
 /// The system's clock.

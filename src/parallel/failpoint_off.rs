@@ -2,7 +2,7 @@
 #![allow(clippy::unnecessary_wraps, reason = "the signatures are those of failpoint.rs")]
 
 use std::io::{self, Read};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 #[inline(always)]
 pub(crate) fn at(_: &str) -> io::Result<()> {
@@ -37,6 +37,12 @@ pub(crate) fn reader(_: &str, inner: Box<dyn Read + Send>) -> Box<dyn Read + Sen
 #[inline(always)]
 pub(crate) fn boot() -> Option<String> {
     None
+}
+
+/// How often the disk is sent what an import has written: within this time a disk writes some ten MB, and what is in flight fits any cache.
+#[inline(always)]
+pub(crate) fn write_behind() -> Option<Duration> {
+    Some(Duration::from_millis(200))
 }
 
 #[inline(always)]

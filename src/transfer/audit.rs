@@ -105,6 +105,13 @@ impl<'a> Audit<'a> {
         })
     }
 
+    /// Whether the import has begun to write anything.
+    pub(crate) fn has_claims(&self) -> bool {
+        [&self.tally.blobs_claimed, &self.tally.trees_claimed]
+            .iter()
+            .any(|count| count.load(Ordering::Relaxed) > 0)
+    }
+
     fn prove(&self, event: &Event) {
         let Some(records) = &self.records else { return };
         let Some(act) = audited(event) else { return };

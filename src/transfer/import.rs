@@ -9,6 +9,7 @@ use super::options::ImportOptions;
 use super::plan::{Plan, PlanImage, PlanManifest, describe_seekable, plan};
 use super::report::*;
 use super::stream::{self, Passed, PassedLayer};
+use super::write_behind;
 use crate::archive::{self, Found, FoundLayer, Input, Source};
 use crate::content::Committed;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -127,6 +128,7 @@ impl<'a> Import<'a> {
             form: store.format().whiteouts,
             ownership: if options.ignore_chown { Ownership::Ignore } else { Ownership::Keep },
             keep_free_bytes: keep_free_bytes(store, &options.limits)?,
+            ..ApplyOptions::default()
         };
         let context = Context {
             store,
@@ -164,7 +166,23 @@ impl<'a> Import<'a> {
     }
 
     fn run(self, source: Source, trace_id: TraceId, started: Instant) -> Result<ImportReport> {
-        let mut plan = match source {
+        let dirty = || self.context.audit.has_claims();
+        let mut plan = match self.context.options.sync {
+            true => write_behind::during(&self.context.store.sync_handle()?, dirty, || self.bring(source))?,
+            false => self.bring(source)?,
+        };
+        self.context.cancel.check()?;
+        let documents = self.store_documents(&mut plan)?;
+        let snapshots = self.commit_chains(&plan)?;
+        let sync_ms = self.sync()?;
+        let committed = self.publish(&plan)?;
+        let report = self.report(plan, documents, snapshots, committed, sync_ms, started)?;
+        Ok(ImportReport { trace_id: Some(trace_id), ..report })
+    }
+
+    /// Brings in the layers that the source has, and settles which those are.
+    fn bring(&self, source: Source) -> Result<Plan> {
+        Ok(match source {
             Source::Seekable(archive) => {
                 let mut plan = planning(|| {
                     let found = archive::find_images(&archive, &self.context.options.limits)?;
@@ -190,14 +208,7 @@ impl<'a> Import<'a> {
                 self.tell_bound(stream.codec(), &plan);
                 plan
             }
-        };
-        self.context.cancel.check()?;
-        let documents = self.store_documents(&mut plan)?;
-        let snapshots = self.commit_chains(&plan)?;
-        let sync_ms = self.sync()?;
-        let committed = self.publish(&plan)?;
-        let report = self.report(plan, documents, snapshots, committed, sync_ms, started)?;
-        Ok(ImportReport { trace_id: Some(trace_id), ..report })
+        })
     }
 
     /// Importing again from a compressed archive takes as long as inflating it, which may surprise.

@@ -157,8 +157,8 @@ fn unpack_layer<'s>(
     };
     if codec == Codec::None && sha256 {
         let tree = match side {
-            false => extract(intake, unpack, work)?,
-            true => ahead(&mut *intake, |piped| extract(piped, unpack, work))?,
+            false => extract(intake, unpack, work, side)?,
+            true => ahead(&mut *intake, |piped| extract(piped, unpack, work, side))?,
         };
         return Ok(PartUnpacked { diff_id: None, bytes: None, tree });
     }
@@ -166,7 +166,7 @@ fn unpack_layer<'s>(
     if side {
         let done = ahead(&mut *intake, |compressed| {
             let stream = Capped::new(decoder(codec, compressed, work.budget, work.cancel)?, most);
-            side_by_side(stream, codec, |piped| extract(piped, unpack, work))
+            side_by_side(stream, codec, |piped| extract(piped, unpack, work, side))
         })?;
         StageClock::add(&work.clock.inflate, done.inflate_time);
         StageClock::add(&work.clock.hash, done.hash_time);
@@ -190,7 +190,7 @@ fn inflate<'s>(
     let before = intake.busy();
     let stream = decoder(codec, &mut *intake, work.budget, work.cancel)?;
     let mut stream = Unpacked::new(Capped::new(stream, work.apply.limits.layer_bytes));
-    let tree = extract(&mut stream, unpack, work)?;
+    let tree = extract(&mut stream, unpack, work, false)?;
     stream.drain()?;
     let (hash_time, with_intake) = (stream.hash_time, stream.inflate_time);
     let (digest, bytes) = stream.finish();
@@ -236,11 +236,13 @@ fn extract<'s>(
     input: &mut impl Upstream,
     unpack: Unpack<'s>,
     work: &LayerWork<'_>,
+    side: bool,
 ) -> Result<Option<(TreeIngest<'s>, Applied)>> {
     let Unpack::Extract(tree) = unpack else { return Ok(None) };
+    let options = ApplyOptions { write_beside: side, ..work.apply.clone() };
     trace::within(trace::stage!("apply", entries, bytes, busy_us), |span| {
         let (started, before) = (Instant::now(), input.upstream_time());
-        let (applied, _) = apply(&mut *input, tree.fs(), work.apply, work.cancel, &mut |_| {})?;
+        let (applied, _) = apply(&mut *input, tree.fs(), &options, work.cancel, &mut |_| {})?;
         let busy = started.elapsed().saturating_sub(input.upstream_time() - before);
         StageClock::add(&work.clock.apply, busy);
         span.record("entries", applied.record.entries).record("bytes", applied.record.bytes);

@@ -24,6 +24,7 @@ pub mod unpack;
 mod users;
 pub mod verdict;
 mod verify;
+mod write_behind;
 
 pub use audit::audited;
 pub use claims::Claims;

@@ -127,7 +127,9 @@ impl House {
         for life in 0..cuts.div_ceil(CUTS_OF_A_LIFE) {
             let left = (cuts - life * CUTS_OF_A_LIFE).min(CUTS_OF_A_LIFE);
             let manner = manners[life % manners.len()];
-            for (lost, leaked) in self.live(kind, manner, left) {
+            // As everywhere but in tests, or with the last wait alone.
+            let faults = ["", "write-behind=20"][life / manners.len() % 2];
+            for (lost, leaked) in self.live(kind, manner, faults, left) {
                 tally.fault(&format!("{manner:?} on {}", kind.name), lost, leaked);
             }
         }
@@ -135,7 +137,13 @@ impl House {
     }
 
     /// One life of a disk: work, cuts, and what each of them shows.
-    fn live(&mut self, kind: &Kind, manner: Manner, cuts: usize) -> Vec<(Vec<String>, Vec<String>)> {
+    fn live(
+        &mut self,
+        kind: &Kind,
+        manner: Manner,
+        faults: &str,
+        cuts: usize,
+    ) -> Vec<(Vec<String>, Vec<String>)> {
         let disk = self.shelf.disk(kind);
         let account = Account::default();
         let taken = {
@@ -144,6 +152,7 @@ impl House {
                 manner,
                 at: live.path(),
                 archives: &self.archives.clone(),
+                faults,
                 account: &account,
                 fresh: Default::default(),
             };

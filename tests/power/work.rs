@@ -101,6 +101,7 @@ pub struct Work<'a> {
     pub manner: Manner,
     pub at: &'a Path,
     pub archives: &'a [PathBuf],
+    pub faults: &'a str,
     pub account: &'a Account,
     pub fresh: AtomicUsize,
 }
@@ -144,7 +145,7 @@ impl Work<'_> {
                 self.remove("store", image);
             }
             // Busy while the others import, which is an answer.
-            with_faults(&self.at.join("store"), "", &["gc"]);
+            with_faults(&self.at.join("store"), self.faults, &["gc"]);
         }
     }
 
@@ -176,7 +177,7 @@ impl Work<'_> {
         let now = Instant::now();
         let change = Change { store: store.to_string(), image, there, began: now, ended: None };
         self.account.run(&change, || {
-            let ran = with_faults(&self.at.join(store), "", args);
+            let ran = with_faults(&self.at.join(store), self.faults, args);
             match ran.code {
                 Some(0) => Ok(()),
                 code => Err(format!("{args:?} ended with {code:?}: {}", ran.stderr)),
