@@ -9,6 +9,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::image::{Image, Pack, image, layer};
 use transload::progress::{Event, Silent};
+use transload::snapshot::{Labels, SnapshotFile};
 use transload::{Cancel, Engine, ErrorKind, ImportOptions, Input};
 
 const CHILD: &str = "TRANSLOAD_TEST_EMBEDDING_CHILD";
@@ -109,6 +110,27 @@ fn two_engines_in_one_process_do_not_meet() {
     let (one, two) = (open(&store.path().join("one")), open(&store.path().join("two")));
     one.import(in_memory(&sample("a:1", 1)), &options(), &Silent, &Cancel::new()).expect("an import");
     assert!(two.images().expect("images").is_empty());
+}
+
+#[test]
+fn a_commit_that_was_interrupted_is_no_damage_and_is_done_again() {
+    let dir = support::scratch();
+    let root = dir.path().join("store");
+    let engine = open(&root);
+    let (snapshots, none) = (engine.snapshots(), Labels::new());
+    snapshots.prepare("work", None, &none).expect("prepares");
+    let row = snapshots.stat("work").expect("there");
+    std::fs::write(root.join(format!("snapshots/{}/fs/file", row.id)), "mine").expect("writes");
+    // As a death leaves it before the row says so, too.
+    let file = SnapshotFile { name: "done".into(), kind: "committed".into(), ..SnapshotFile::of_row(&row) };
+    file.write(engine.store().root(), row.id).expect("writes");
+    let problems = || engine.fsck(&Default::default(), &Silent, &Cancel::new()).expect("checks").problems;
+    assert_eq!(problems().len(), 0);
+    snapshots.commit("done", "work", &none, None).expect("commits");
+    assert_eq!(problems().len(), 0);
+    // A committed one that calls itself active is damage.
+    SnapshotFile::of_row(&row).write(engine.store().root(), row.id).expect("writes");
+    assert_eq!(problems().len(), 1);
 }
 
 #[test]

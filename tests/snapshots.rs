@@ -14,7 +14,8 @@ use support::scratch;
 use transload::metadata::{Metadata, OpenMode};
 use transload::mount::{self, Mount, MountKind, MountMethod, MountOptions};
 use transload::snapshot::{
-    Committed, Filters, Labels, OverlaySnapshotter, PlainSnapshotter, SnapshotKind, Snapshotter, Trees,
+    Committed, Filters, Labels, OverlaySnapshotter, PlainSnapshotter, SnapshotFile, SnapshotKind,
+    Snapshotter, Trees,
 };
 use transload::transfer::{UnpackOptions, unpack};
 use transload::tree::WhiteoutForm;
@@ -45,6 +46,16 @@ impl House {
 
     fn both() -> Vec<House> {
         vec![House::new(WhiteoutForm::Trusted), House::new(WhiteoutForm::List)]
+    }
+
+    /// Their `snapshot.json` says what their rows say, also after something was refused.
+    fn assert_described(&self, keys: &[&str]) {
+        for key in keys {
+            let row = self.snapshots.stat(key).expect("there");
+            let root = std::fs::File::open(self.dir.path().join("store")).expect("opens");
+            let file = SnapshotFile::read(&root, row.id).expect("reads");
+            assert_eq!(file, SnapshotFile::of_row(&row));
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -357,6 +368,7 @@ fn kinds_and_names(house: &House) {
     assert_eq!(kind_of(s.commit(&base, "active", &none, None)), ErrorKind::AlreadyExists);
     assert_eq!(s.stat("active").expect("still there").kind, SnapshotKind::Active);
     assert_eq!(s.stat("look").expect("there").kind, SnapshotKind::View);
+    house.assert_described(&["active", "look", &base]);
     assert_eq!(kind_of(s.mounts(&base)), ErrorKind::FailedPrecondition);
     assert_eq!(kind_of(s.mounts("absent")), ErrorKind::NotFound);
     assert_eq!(kind_of(s.stat("absent")), ErrorKind::NotFound);
@@ -384,6 +396,7 @@ fn writing_and_committing(house: &House) {
     assert_eq!(kind_of(s.stat("first")), ErrorKind::NotFound);
     let row = s.stat("one").expect("committed");
     assert_eq!((row.kind, &row.labels, row.usage), (SnapshotKind::Committed, &labels, measured));
+    house.assert_described(&["one"]);
 
     let second = s.prepare("second", Some("one"), &none).expect("prepares");
     house.mounted(&second, |at| {
@@ -432,6 +445,7 @@ fn rebasing(house: &House) {
     let alone = s.prepare("alone", None, &none).expect("prepares");
     house.mounted(&alone, |at| std::fs::write(at.join("own"), "2").expect("writes"));
     assert_eq!(kind_of(s.commit("rebased", "alone", &none, Some("absent"))), ErrorKind::NotFound);
+    house.assert_described(&["alone"]);
     s.commit("rebased", "alone", &none, Some(&base)).expect("commits");
     assert_eq!(s.stat("rebased").expect("there").parent.as_deref(), Some(base.as_str()));
     let seen = house.unpacked("rebased", 1);
@@ -439,6 +453,7 @@ fn rebasing(house: &House) {
     assert_line(&seen, "own file");
     s.prepare("has-parent", Some("rebased"), &none).expect("prepares");
     assert_eq!(kind_of(s.commit("x", "has-parent", &none, Some(&base))), ErrorKind::InvalidArgument);
+    house.assert_described(&["rebased", "has-parent"]);
     s.commit("x", "has-parent", &none, Some("rebased")).expect("the same parent is fine");
 }
 

@@ -278,22 +278,45 @@ impl Shelf {
     ) -> Result<SnapshotRow> {
         let row = self.get(key)?;
         let usage = self.measure(&row)?;
-        // The data has to be there before a row says that it may be built upon.
+        let committed = self
+            .announce(&row, name, rebase)
+            .and_then(|()| self.metadata.snapshot_commit(key, name, usage, labels, rebase.map(Some)));
+        if committed.is_err() && row.kind == SnapshotKind::Active {
+            self.describe(row.id);
+        }
+        committed
+    }
+
+    /// Has its file say what an active snapshot is about to become, and waits for the disk: the data has to be there before
+    /// a row says that it may be built upon, and the file is what the row can be made again from. Whoever dies in between
+    /// leaves it active, to be committed once more.
+    fn announce(&self, row: &SnapshotRow, name: &str, rebase: Option<&str>) -> Result<()> {
+        if row.kind != SnapshotKind::Active {
+            // The transaction refuses it.
+            return Ok(());
+        }
+        if name != row.key {
+            self.check_free(name)?;
+        }
+        let file = SnapshotFile {
+            name: name.to_string(),
+            kind: kind_name(SnapshotKind::Committed).to_string(),
+            parent: rebase.map(str::to_string).or_else(|| row.parent.clone()),
+            ..SnapshotFile::of_row(row)
+        };
+        file.write(&self.base, row.id)?;
         if failpoint::sync("snapshot.sync")? {
             durable::sync_filesystem(&self.base)?;
         }
-        let committed = self.metadata.snapshot_commit(key, name, usage, labels, rebase.map(Some))?;
-        let file = SnapshotFile {
-            version: VERSION,
-            name: name.to_string(),
-            kind: kind_name(SnapshotKind::Committed).to_string(),
-            parent: committed.parent.clone(),
-            tree: None,
-            heal: false,
-        };
-        let dir = durable::open_dir(&self.snapshots, &row.id.to_string())?;
-        write_file(dir.as_fd(), &file)?;
-        Ok(committed)
+        Ok(())
+    }
+
+    /// Has its file say again what its row says. What fails here is only told by a check.
+    fn describe(&self, id: u64) {
+        let rows = self.metadata.snapshots().unwrap_or_default();
+        if let Some(row) = rows.iter().find(|row| row.id == id) {
+            let _ = SnapshotFile::of_row(row).write(&self.base, id);
+        }
     }
 
     pub fn update(&self, key: &str, labels: &Labels, fields: &[&str]) -> Result<SnapshotRow> {

@@ -8,18 +8,25 @@ use std::path::Path;
 use std::process::Child;
 
 use crate::House;
+use crate::committed;
 use crate::support::disk::Kind;
 use crate::support::run::run;
 use crate::support::soundness::{faulty, with_faults};
 use crate::support::tally::Tally;
 use crate::work::{FIRST, Manner, SECOND, THIRD};
 
-/// A sync that a command waits for, and what to do up to the moment that it is for.
+/// What waits for a sync.
+enum Deed {
+    Command(&'static [&'static str]),
+    Commit,
+}
+
+/// A sync that something waits for, and what to do up to the moment that it is for.
 struct Scene {
     sync: &'static str,
-    /// The commands before the one that leaves it out; `1` and `2` are the archives of the first and the second image.
+    /// The commands before the deed that leaves it out; `1` and `2` are the archives of the first and the second image.
     before: &'static [&'static [&'static str]],
-    command: &'static [&'static str],
+    deed: Deed,
     /// The point at which it stops, if not at its end.
     stops: Option<&'static str>,
     /// Whether somebody else waits for the disk before the power fails, which takes all names there but not all data.
@@ -31,7 +38,7 @@ struct Scene {
     shown: bool,
 }
 
-const IMPORT: &[&str] = &["import", "-q", "1"];
+const IMPORT: Deed = Deed::Command(&["import", "-q", "1"]);
 const OTHER: &[&[&str]] = &[&["import", "-q", "2"]];
 const UNPUBLISHED: &[(&str, &[bool])] = &[(FIRST, &[false]), (SECOND, &[true])];
 const PUBLISHED: &[(&str, &[bool])] = &[(FIRST, &[true]), (SECOND, &[true])];
@@ -41,7 +48,7 @@ const SCENES: &[Scene] = &[
     Scene {
         sync: "blob.sync",
         before: OTHER,
-        command: IMPORT,
+        deed: IMPORT,
         stops: Some("import.sync"),
         others: true,
         manner: Manner::Churn,
@@ -51,7 +58,7 @@ const SCENES: &[Scene] = &[
     Scene {
         sync: "import.sync",
         before: OTHER,
-        command: IMPORT,
+        deed: IMPORT,
         stops: None,
         others: false,
         manner: Manner::Churn,
@@ -61,7 +68,7 @@ const SCENES: &[Scene] = &[
     Scene {
         sync: "transaction.sync",
         before: OTHER,
-        command: IMPORT,
+        deed: IMPORT,
         stops: None,
         others: false,
         manner: Manner::Churn,
@@ -74,11 +81,22 @@ const SCENES: &[Scene] = &[
             &["import", "-q", "--tag", THIRD, "1"],
             &["import", "-q", "--tag", THIRD, "--no-sync", "2"],
         ],
-        command: &["gc"],
+        deed: Deed::Command(&["gc"]),
         stops: None,
         others: true,
         manner: Manner::Retag,
         allowed: &[(THIRD, &[true])],
+        shown: true,
+    },
+    // The row is waited for, which takes all names, the file's too, but not what is in the files.
+    Scene {
+        sync: "snapshot.sync",
+        before: OTHER,
+        deed: Deed::Commit,
+        stops: None,
+        others: false,
+        manner: Manner::Churn,
+        allowed: &[(SECOND, &[true])],
         shown: true,
     },
     made("transload.json.sync", true),
@@ -90,7 +108,7 @@ const fn made(sync: &'static str, shown: bool) -> Scene {
     Scene {
         sync,
         before: &[],
-        command: IMPORT,
+        deed: IMPORT,
         stops: Some("import.sync"),
         others: true,
         manner: Manner::Fresh,
@@ -161,6 +179,9 @@ impl House {
             scene.allowed.iter().map(|(name, may)| (*name, may.iter().copied().collect())).collect();
         let boot = "boot=after";
         let mut wrong = self.at_once(store, boot, scene.manner, &allowed);
+        if matches!(scene.deed, Deed::Commit) {
+            wrong.extend(committed::lost(store, boot));
+        }
         let marker = std::fs::read_to_string(store.join("oci-layout")).unwrap_or_default();
         wrong.extend((!marker.contains("1.0.0")).then(|| format!("oci-layout holds {marker:?}")));
         let (more, leaked) = self.go_on(store, boot);
@@ -168,9 +189,13 @@ impl House {
         wrong
     }
 
-    /// Runs the command to its end, or has it stand still where the scene says so.
+    /// Does it to its end, or has it stand still where the scene says so.
     fn up_to(&self, store: &Path, faults: &str, scene: &Scene) -> Option<Child> {
-        let mut command = faulty(store, faults, &self.words(scene.command));
+        let Deed::Command(words) = scene.deed else {
+            committed::commit(store, faults);
+            return None;
+        };
+        let mut command = faulty(store, faults, &self.words(words));
         if scene.stops.is_none() {
             run(&mut command).ok();
             return None;
