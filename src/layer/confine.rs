@@ -249,9 +249,11 @@ mod tests {
     use super::*;
     use std::fs::{self, File};
     use std::io::ErrorKind;
+    use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
-    use std::os::unix::net::UnixListener;
-    use std::process::Command;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+    use std::process::{Command, Stdio};
 
     /// A directory to be confined to, one to read from, and one that lies outside.
     struct Places {
@@ -340,6 +342,30 @@ mod tests {
             file.set_len(1).expect("truncates");
         });
         assert_eq!(fs::read_to_string(store.join("new/link")).expect("readable"), "t");
+    }
+
+    /// TCP is closed from version 4 on, abstract sockets and signals from version 6 on.
+    #[test]
+    fn a_confined_thread_reaches_no_other_process() {
+        if !have_landlock() {
+            return;
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let name = SocketAddr::from_abstract_name(format!("transload-confined-{}", std::process::id()));
+        let name = name.expect("a name");
+        let _listener = UnixListener::bind_addr(&name).expect("a socket");
+        let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().expect("a process");
+        let reach = || {
+            let signalled = rustix::process::test_kill_process(rustix::process::Pid::from_child(&other));
+            [TcpStream::connect(address).is_ok(), UnixStream::connect_addr(&name).is_ok(), signalled.is_ok()]
+        };
+        assert_eq!(reach(), [true; 3]);
+        let (reached, report) = confined(&places(), reach);
+        let [tcp, others] = [4, 6].map(|version| report.landlock_abi < version);
+        assert_eq!(reached, [tcp, others, others]);
+        drop(other.stdin.take());
+        other.wait().expect("it ends with its input");
     }
 
     #[test]
