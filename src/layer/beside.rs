@@ -129,3 +129,38 @@ fn finish_all(batches: &Receiver<Batch>, back: &Sender<Batch>) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::tar::Mtime;
+
+    fn finish() -> Finish {
+        Finish { owner: None, mode: None, times: attributes::timestamps(Mtime::default()) }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_ends_it_and_is_named() {
+        let read_only = || OwnedFd::from(std::fs::File::open("/dev/null").expect("opens"));
+        let error = with(|beside| {
+            let beside = beside.expect("enough descriptors");
+            while !beside.is_over() {
+                beside.buffer().push(b'x');
+                beside.put(read_only(), 1, finish(), b"some/file".to_vec());
+            }
+            Ok(())
+        });
+        let error = error.expect_err("nothing can be written").to_string();
+        assert!(error.contains("cannot extract some/file"), "{error}");
+    }
+
+    #[test]
+    fn what_fails_here_is_told_when_nothing_fails_there() {
+        let error = with(|beside| {
+            let file = OwnedFd::from(tempfile::tempfile().expect("a file"));
+            beside.expect("enough descriptors").put(file, 0, finish(), b"file".to_vec());
+            Err::<(), _>(Error::malformed("no tar"))
+        });
+        assert_eq!(error.expect_err("refused").to_string(), "no tar");
+    }
+}
