@@ -7,8 +7,8 @@
 use super::{BLOCK, mend_checksums};
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
-use tar_core::EntryType;
 use tar_core::parse::{Limits as CoreLimits, ParseEvent, ParsedEntry, Parser};
+use tar_core::{EntryType, Header};
 use transload::Limits;
 use transload::io::tar::{Entry, EntryKind, TarReader};
 
@@ -151,10 +151,30 @@ fn is_common_ground(tar: &[u8], entries: &[Entry]) -> bool {
     all_ustar && headers().all(|block| plain(block[156])) && entries.iter().all(ordinary)
 }
 
+/// The block under which GNU tar lists an entry: that of its header, less those that its long name and long link take.
+fn gnu_number(tar: &[u8], previous: Option<&Entry>, entry: &Entry) -> u64 {
+    let end = previous.map_or(0, |previous| previous.data_offset + previous.stored_bytes);
+    let (mut at, header) = (end.next_multiple_of(BLOCK as u64), entry.data_offset - BLOCK as u64);
+    let (mut name, mut link) = (0, 0);
+    while at < header {
+        let block = &tar[at as usize..][..BLOCK];
+        let block = Header::from_bytes(block.try_into().expect("a block"));
+        let blocks = 1 + block.entry_size().unwrap_or(0).div_ceil(BLOCK as u64);
+        match block.entry_type() {
+            EntryType::GnuLongName => name = blocks,
+            EntryType::GnuLongLink => link = blocks,
+            _ => {}
+        }
+        at = at.saturating_add(blocks.saturating_mul(BLOCK as u64));
+    }
+    (header / BLOCK as u64).saturating_sub(name).saturating_sub(link)
+}
+
 fn compare_with_gnu_tar(tar: &[u8], entries: &[Entry]) {
     let Some(listed) = gnu_listing(tar) else { return };
     let blocks: Vec<u64> = listed.iter().map(|(block, _)| *block).collect();
-    let mine: Vec<u64> = entries.iter().map(|entry| entry.data_offset / BLOCK as u64 - 1).collect();
+    let before = std::iter::once(None).chain(entries.iter().map(Some));
+    let mine: Vec<u64> = before.zip(entries).map(|(before, entry)| gnu_number(tar, before, entry)).collect();
     assert_eq!(blocks, mine, "{listed:?}\n{entries:?}");
     for ((_, name), entry) in listed.iter().zip(entries) {
         let simple = entry.path.iter().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(byte));
