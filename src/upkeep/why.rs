@@ -4,13 +4,16 @@
 //! next collection does.
 
 use super::labels;
+use super::measure::measure;
 use super::reach::{Needs, Root, Source, Thing, Without};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::metadata::{ImageRow, Labelled};
+use crate::io::durable;
+use crate::metadata::{Facts, ImageRow, Labelled};
 use crate::oci::{DiffId, Digest};
 use crate::store::Store;
+use rustix::fd::AsFd;
 use serde::Serialize;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 /// Why something is here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -64,8 +67,9 @@ pub fn why(store: &Store, digest: &str) -> Result<WhyReport> {
 }
 
 fn ask(store: &Store, asked: &str) -> Result<WhyReport> {
-    let (digest, nodes, size_bytes) = find(store, asked)?;
+    let there = There::read(store)?;
     let facts = store.metadata().facts()?;
+    let (digest, nodes, size_bytes) = there.find(store, &facts, asked)?;
     let leases = facts.leases.iter().map(|(lease, _)| lease.clone()).collect::<Vec<_>>();
     let gone = super::gc::gone_leases(store, &leases)?;
     let needs = Needs::new(store, &facts);
@@ -94,39 +98,78 @@ fn ask(store: &Store, asked: &str) -> Result<WhyReport> {
     Ok(WhyReport { digest, what: nodes.iter().map(what).collect(), size_bytes, held_by })
 }
 
-/// The digest in full, what has it, and what that occupies.
-fn find(store: &Store, asked: &str) -> Result<(String, Vec<Node>, u64)> {
-    let begins = |text: &str| {
-        text == asked
-            || text.starts_with(asked)
-            || text.split_once(':').is_some_and(|(_, hex)| hex.starts_with(asked))
-    };
-    let mut found: Vec<(String, Node, u64)> = Vec::new();
-    let mut add = |text: String, node: Node, bytes: u64| {
-        if begins(&text) {
-            found.push((text, node, bytes));
+/// What lies on the disk. Read before the database, as a collection does.
+struct There {
+    blobs: Vec<(Digest, u64)>,
+    trees: Vec<DiffId>,
+}
+
+impl There {
+    fn read(store: &Store) -> Result<There> {
+        let mut there = There { blobs: Vec::new(), trees: Vec::new() };
+        store.content().walk(&mut |digest, bytes| {
+            there.blobs.push((digest, bytes));
+            Ok(())
+        })?;
+        store.trees().walk(&mut |diff_id| {
+            there.trees.push(diff_id);
+            Ok(())
+        })?;
+        Ok(there)
+    }
+
+    /// The digest in full, what has it, and what that occupies: of all that a collection judges, recorded or not, trusted
+    /// or not.
+    fn find(&self, store: &Store, facts: &Facts, asked: &str) -> Result<(String, Vec<Node>, u64)> {
+        let blobs = self.blobs.iter().map(|(digest, _)| (digest.to_string(), Node::Blob(*digest)));
+        let trees: BTreeSet<DiffId> =
+            facts.trees.iter().map(|row| row.diff_id).chain(self.trees.iter().copied()).collect();
+        let trees = trees.into_iter().map(|diff_id| (diff_id.to_string(), Node::Tree(diff_id)));
+        let snapshots = facts.snapshots.iter().map(|row| (row.key.clone(), Node::Snapshot(row.key.clone())));
+        let mut found: Vec<(String, Node)> =
+            blobs.chain(trees).chain(snapshots).filter(|(text, _)| begins(text, asked)).collect();
+        // What is called so is meant, whatever else begins so.
+        if found.iter().any(|(text, _)| text == asked) {
+            found.retain(|(text, _)| text == asked);
         }
-    };
-    store.content().walk(&mut |digest, bytes| {
-        add(digest.to_string(), Node::Blob(digest), bytes);
-        Ok(())
-    })?;
-    for row in store.metadata().trees()? {
-        add(row.diff_id.to_string(), Node::Tree(row.diff_id), row.bytes);
+        let names: HashSet<&String> = found.iter().map(|(text, _)| text).collect();
+        if names.len() > 1 {
+            let message = format!("{} digests begin so", names.len());
+            return Err(Error::new(ErrorKind::InvalidArgument, message).with_hint("give more of the digest"));
+        }
+        let Some(digest) = names.into_iter().next().cloned() else {
+            return Err(Error::new(ErrorKind::NotFound, "nothing in the store has this digest"));
+        };
+        let nodes: Vec<Node> = found.into_iter().map(|(_, node)| node).collect();
+        let size_bytes = nodes.iter().map(|node| self.size(store, facts, node)).sum::<Result<u64>>()?;
+        Ok((digest, nodes, size_bytes))
     }
-    for row in store.metadata().snapshots()? {
-        add(row.key.clone(), Node::Snapshot(row.key.clone()), row.usage.bytes);
+
+    /// As a collection counts it.
+    fn size(&self, store: &Store, facts: &Facts, node: &Node) -> Result<u64> {
+        let measured = |directory: &str, name: &str| -> Result<u64> {
+            let dir = durable::open_dir(store.root(), directory)?;
+            Ok(measure(dir.as_fd(), name)?.bytes)
+        };
+        match node {
+            Node::Blob(digest) => {
+                Ok(self.blobs.iter().find(|(other, _)| other == digest).map_or(0, |(_, bytes)| *bytes))
+            }
+            Node::Tree(diff_id) => match facts.trees.iter().find(|row| row.diff_id == *diff_id) {
+                Some(row) => Ok(row.bytes),
+                None => measured("trees", &diff_id.0.hex()),
+            },
+            Node::Snapshot(key) => match facts.snapshots.iter().find(|row| row.key == *key) {
+                Some(row) => measured("snapshots", &row.id.to_string()),
+                None => Ok(0),
+            },
+        }
     }
-    let names: HashSet<&String> = found.iter().map(|(text, ..)| text).collect();
-    if names.len() > 1 {
-        let message = format!("{} digests begin so", names.len());
-        return Err(Error::new(ErrorKind::InvalidArgument, message).with_hint("give more of the digest"));
-    }
-    let Some(digest) = names.into_iter().next().cloned() else {
-        return Err(Error::new(ErrorKind::NotFound, "nothing in the store has this digest"));
-    };
-    let size_bytes = found.iter().map(|(_, _, bytes)| bytes).sum();
-    Ok((digest, found.into_iter().map(|(_, node, _)| node).collect(), size_bytes))
+}
+
+/// Whether this is what was asked for: its beginning, with the algorithm or without.
+fn begins(text: &str, asked: &str) -> bool {
+    text.starts_with(asked) || text.split_once(':').is_some_and(|(_, hex)| hex.starts_with(asked))
 }
 
 /// Goes up to the roots, breadth first, so that the way that is told is the shortest.

@@ -185,12 +185,6 @@ fn a_snapshot_whose_mount_is_gone_goes_and_one_that_may_be_mounted_stays() {
     assert_eq!(count(dir.path(), "snapshots"), 2 + 3);
 }
 
-/// As the kernel's next boot finds what was not durable.
-fn reboot(store: &Store) {
-    let database = rusqlite::Connection::open(store.path().join("meta.db")).expect("opens");
-    database.execute_batch("UPDATE snapshot SET boot = 'earlier'").expect("runs");
-}
-
 #[test]
 fn snapshots_that_a_killed_import_left_go_after_a_reboot() {
     let (dir, store) = fresh();

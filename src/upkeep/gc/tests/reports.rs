@@ -122,3 +122,30 @@ fn why_and_a_collection_agree_on_everything() {
         assert_eq!(crate::upkeep::why(&store, &one).is_err(), dead, "{one}");
     }
 }
+
+#[test]
+fn everything_that_a_collection_would_remove_can_be_asked_about() {
+    let (dir, store) = fresh();
+    let made = put_image(dir.path(), &store, "a", &["base", "top"]);
+    store.metadata().image_remove("a").expect("removes");
+    snapshot(&store, "rw", SnapshotKind::Active, Some(&made.chains[0]), None);
+    snapshot(&store, "rw-2", SnapshotKind::Active, None, None);
+    let unrecorded = DiffId(Digest::of(b"unrecorded"));
+    let place = dir.path().join("trees").join(unrecorded.0.hex());
+    std::fs::create_dir_all(place.join("fs")).expect("creates");
+    reboot(&store);
+    assert_eq!(
+        holders(&store, &made.chains[0]),
+        ["snapshot rw"],
+        "an earlier boot left it, and it is in use"
+    );
+    assert_eq!(holders(&store, "rw"), ["snapshot rw"], "a whole name is no beginning of another");
+    let items = gc(&store, &dry()).expect("plans").items;
+    let would_go = |key: &str| items.iter().any(|item| item.key == key);
+    assert!(would_go(&made.chains[1]) && would_go(&unrecorded.to_string()), "{items:?}");
+    for item in &items {
+        let why = crate::upkeep::why(&store, &item.key).expect("tells");
+        let told = (why.what.as_slice(), why.size_bytes, why.held_by.len());
+        assert_eq!(told, (&[item.kind][..], item.size_bytes, 0), "{item:?}");
+    }
+}
