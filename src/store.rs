@@ -21,6 +21,7 @@ pub use format::{FORMAT_VERSION, IdRange, SnapshotterKind, StoreFormat};
 pub use in_use::{InUse, Removal, RemovalOptions, WhenBusy};
 pub use index_file::IndexState;
 pub use lease::{Lease, LeaseState, PROCESS_LABEL};
+pub(crate) use lock::MOUNT_PATIENCE;
 pub use lock::{GcLock, lock_alone};
 
 use self::reserve::Reserve;

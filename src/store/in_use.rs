@@ -321,12 +321,14 @@ impl Store {
         };
         let forget = |key: &str| self.metadata.snapshot_remove(key).map(drop);
         for row in self.metadata.snapshots_deferred()? {
-            let _no_mounts = self.mount_lock_exclusive(cancel)?;
+            let no_mounts = self.mount_lock_exclusive(cancel)?;
             let target = mounted::target_of(&row)?;
             let done = match &target {
                 Some(target) => self.take_down_by(&row, target, &options, &forget),
                 None => self.remove_snapshot_by(&row.key, &options, &forget),
             };
+            drop(no_mounts);
+            self.let_mounts_in();
             match done {
                 Ok(Removal::Done) => finished.removed.push(row.key),
                 Ok(Removal::Deferred) => {

@@ -27,6 +27,10 @@ const PAUSE: Duration = Duration::from_millis(5);
 const TURN: Duration = Duration::from_millis(20);
 const LONGEST_TURN: Duration = Duration::from_secs(1);
 
+/// For how long whoever mounts waits for a collection. One that is well lets go of its turn after a second at most, and of the
+/// mounts after some transactions; only one that was stopped, or hangs in its filesystem, keeps them for so long.
+pub(crate) const MOUNT_PATIENCE: Duration = Duration::from_secs(60);
+
 /// One of the locks that order collections, imports and mounts. Given back on drop.
 #[derive(Debug)]
 pub struct GcLock(#[allow(dead_code, reason = "held, not read")] OwnedFd);
@@ -37,7 +41,10 @@ impl super::Store {
         let fd = open(self.root(), COLLECTION_LOCK)?;
         match wait {
             true => self.patiently(fd, EXCLUSIVE, cancel),
-            false => at_once(fd, "another gc or fsck is at work on the store"),
+            false => {
+                let hint = "wait for it with --wait, or try again when it is done";
+                at_once(fd, "another gc or fsck is at work on the store", hint)
+            }
         }
     }
 
@@ -48,14 +55,16 @@ impl super::Store {
 
     /// Keeps everyone out who would work on the store. [`ErrorKind::Busy`] if anyone does.
     pub fn gc_lock_exclusive(&self) -> Result<GcLock> {
-        at_once(open(self.root(), GC_LOCK)?, "someone is at work on the store")
+        lock_alone(self.root())
     }
 
     /// Has a collection leave alone what is about to be mounted, together with others who mount; waits for a moment if it is
-    /// at its snapshots, or has waited for its turn.
-    pub fn mount_lock_shared(&self, cancel: &Cancel) -> Result<GcLock> {
-        let _turn = self.patiently(open(self.root(), MOUNT_TURN)?, SHARED, cancel)?;
-        self.patiently(open(self.root(), MOUNT_LOCK)?, SHARED, cancel)
+    /// at its snapshots, or has waited for its turn. [`ErrorKind::Busy`] if that takes longer than `patience`: then it was
+    /// stopped there.
+    pub fn mount_lock_shared(&self, cancel: &Cancel, patience: Duration) -> Result<GcLock> {
+        let end = after(patience);
+        let _turn = self.shared_within(MOUNT_TURN, end, patience, cancel)?;
+        self.shared_within(MOUNT_LOCK, end, patience, cancel)
     }
 
     /// Waits until nobody is about to mount, and keeps it so. However many mount all the time, it gets its turn.
@@ -64,11 +73,11 @@ impl super::Store {
         let mut length = TURN;
         while !try_lock(&fd, EXCLUSIVE)? {
             let turn = self.patiently(open(self.root(), MOUNT_TURN)?, EXCLUSIVE, cancel)?;
-            if try_until(&fd, Instant::now() + length, cancel)? {
+            if try_until(&fd, EXCLUSIVE, after(length), cancel)? {
                 break;
             }
             drop(turn);
-            if try_until(&fd, Instant::now() + length, cancel)? {
+            if try_until(&fd, EXCLUSIVE, after(length), cancel)? {
                 break;
             }
             length = (length * 2).min(LONGEST_TURN);
@@ -76,24 +85,35 @@ impl super::Store {
         Ok(GcLock(fd))
     }
 
+    /// Between two times that a collection keeps mounts out: lets in those that wait, each of which looks once in [`PAUSE`].
+    pub(crate) fn let_mounts_in(&self) {
+        std::thread::sleep(2 * PAUSE);
+    }
+
     /// Between two steps of a collection: nothing is forgotten that is not yet removed. To publish without a claim.
-    /// `None` if a collection is stopped in the midst of a step for longer than `patience`.
-    pub(crate) fn sweep_lock_shared(&self, cancel: &Cancel, patience: Duration) -> Result<Option<GcLock>> {
-        let fd = open(self.root(), SWEEP_LOCK)?;
-        let started = Instant::now();
-        while !try_lock(&fd, SHARED)? {
-            cancel.check()?;
-            if started.elapsed() > patience {
-                return Ok(None);
-            }
-            std::thread::sleep(PAUSE);
-        }
-        Ok(Some(GcLock(fd)))
+    /// [`ErrorKind::Busy`] if a collection is stopped in the midst of a step for longer than `patience`.
+    pub(crate) fn sweep_lock_shared(&self, cancel: &Cancel, patience: Duration) -> Result<GcLock> {
+        self.shared_within(SWEEP_LOCK, after(patience), patience, cancel)
     }
 
     /// One step of a collection: forgetting some things and removing them.
     pub(crate) fn sweep_lock_exclusive(&self, cancel: &Cancel) -> Result<GcLock> {
         self.patiently(open(self.root(), SWEEP_LOCK)?, EXCLUSIVE, cancel)
+    }
+
+    /// A lock that a collection has for moments only.
+    fn shared_within(
+        &self,
+        name: &str,
+        end: Option<Instant>,
+        patience: Duration,
+        cancel: &Cancel,
+    ) -> Result<GcLock> {
+        let fd = open(self.root(), name)?;
+        match try_until(&fd, SHARED, end, cancel)? {
+            true => Ok(GcLock(fd)),
+            false => Err(kept_out(name, patience)),
+        }
     }
 
     fn patiently(&self, fd: OwnedFd, operation: FlockOperation, cancel: &Cancel) -> Result<GcLock> {
@@ -105,11 +125,22 @@ impl super::Store {
     }
 }
 
-/// Whether it could be locked alone by then.
-fn try_until(fd: &OwnedFd, end: Instant, cancel: &Cancel) -> Result<bool> {
-    while !try_lock(fd, EXCLUSIVE)? {
+fn kept_out(lock: &str, patience: Duration) -> Error {
+    Error::new(ErrorKind::Busy, format!("a gc has been holding {lock} for {patience:?}")).with_hint(format!(
+        "'transload doctor' shows the process that holds {lock}; end it, or let it go on, if it is stopped"
+    ))
+}
+
+/// The end of a wait that begins now; none if it is too far away to be told.
+fn after(patience: Duration) -> Option<Instant> {
+    Instant::now().checked_add(patience)
+}
+
+/// Whether it could be locked by then.
+fn try_until(fd: &OwnedFd, operation: FlockOperation, end: Option<Instant>, cancel: &Cancel) -> Result<bool> {
+    while !try_lock(fd, operation)? {
         cancel.check()?;
-        if Instant::now() >= end {
+        if end.is_some_and(|end| Instant::now() >= end) {
             return Ok(false);
         }
         std::thread::sleep(PAUSE);
@@ -117,16 +148,16 @@ fn try_until(fd: &OwnedFd, end: Instant, cancel: &Cancel) -> Result<bool> {
     Ok(true)
 }
 
-fn at_once(fd: OwnedFd, busy: &'static str) -> Result<GcLock> {
+fn at_once(fd: OwnedFd, busy: &'static str, hint: &'static str) -> Result<GcLock> {
     match try_lock(&fd, EXCLUSIVE)? {
         true => Ok(GcLock(fd)),
-        false => Err(Error::new(ErrorKind::Busy, busy).with_hint("try again when it is done")),
+        false => Err(Error::new(ErrorKind::Busy, busy).with_hint(hint)),
     }
 }
 
 /// As [`super::Store::gc_lock_exclusive`], for a store that cannot be opened.
 pub fn lock_alone(root: BorrowedFd<'_>) -> Result<GcLock> {
-    at_once(open(root, GC_LOCK)?, "someone is at work on the store")
+    at_once(open(root, GC_LOCK)?, "someone is at work on the store", "try again when it is done")
 }
 
 /// Held while `index.json` is written.

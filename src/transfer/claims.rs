@@ -230,13 +230,7 @@ pub(crate) fn publication(
         cancel.check()?;
         std::thread::sleep(Duration::from_millis(2));
     }
-    match store.sweep_lock_shared(cancel, patience)? {
-        Some(no_sweep) => Ok(Publication::Beside { _no_sweep: no_sweep }),
-        None => Err(Error::new(ErrorKind::Busy, format!("a gc has been removing things for {patience:?}"))
-            .with_hint(
-                "'transload doctor' shows the process that holds sweep.lock; end it if it is stopped",
-            )),
-    }
+    Ok(Publication::Beside { _no_sweep: store.sweep_lock_shared(cancel, patience)? })
 }
 
 impl Waiting {

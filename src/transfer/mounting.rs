@@ -13,7 +13,7 @@ use crate::metadata::{ImageRow, Labels, SnapshotKind, SnapshotRow};
 use crate::mount::{self, IdMaps, Mount, MountKind};
 use crate::parallel::Cancel;
 use crate::progress::{Listener, SnapshotStep, Step};
-use crate::store::{InUse, Removal, RemovalOptions, Store, in_use, mounted};
+use crate::store::{InUse, MOUNT_PATIENCE, Removal, RemovalOptions, Store, in_use, mounted};
 use rustix::fd::AsFd;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -84,7 +84,7 @@ fn mount_inspected(
     }
     let _at_work = store.gc_lock_shared(&options.cancel)?;
     // A collection takes a snapshot that is not mounted for one that no longer is.
-    let _no_look = store.mount_lock_shared(&options.cancel)?;
+    let _no_look = store.mount_lock_shared(&options.cancel, MOUNT_PATIENCE)?;
     let mut labels = mounted::labels_of_mount(&target);
     let shown = inspection.image.name.clone().unwrap_or_else(|| name.to_string());
     labels.insert(IMAGE_LABEL.to_string(), shown);

@@ -27,10 +27,11 @@ const LOCKS: [(&str, &str); 7] = [
 
 pub(super) fn look(store: &Store) -> Result<Vec<Remark>> {
     let holders = Holders::read();
-    let mut held = Vec::new();
+    let (mut held, mut stopped) = (Vec::new(), Vec::new());
     for (name, meaning) in LOCKS {
         if let Ok(stat) = statat(store.root(), name, AtFlags::SYMLINK_NOFOLLOW) {
             held.extend(holders.of(&stat).iter().map(|who| format!("{name}: {who}; {meaning}")));
+            stopped.extend(holders.processes(&stat).into_iter().filter(|process| is_stopped(*process)));
         }
     }
     let ingests = store.content().ingests();
@@ -46,9 +47,24 @@ pub(super) fn look(store: &Store) -> Result<Vec<Remark>> {
         0 => Remark::good("locks", "nobody holds one"),
         number => Remark::good("locks", format!("{} held", count(number, "lock"))).items(held),
     }];
+    remarks.extend(who_is_stopped(stopped));
     remarks.extend(leases(store, &holders)?);
     remarks.extend(sockets(store)?);
     Ok(remarks)
+}
+
+/// A stopped process keeps its locks, and whoever needs one of them waits.
+fn who_is_stopped(mut processes: Vec<u32>) -> Option<Remark> {
+    processes.sort_unstable();
+    processes.dedup();
+    let numbers: Vec<String> = processes.iter().map(u32::to_string).collect();
+    let says = match processes.len() {
+        0 => return None,
+        1 => "a process that holds a lock is stopped, and whoever needs that waits".to_string(),
+        many => format!("{many} processes that hold locks are stopped, and whoever needs those waits"),
+    };
+    let who = processes.into_iter().map(name_of).collect();
+    Some(Remark::note("stopped", says).items(who).mend(format!("kill -CONT {}", numbers.join(" "))))
 }
 
 /// Sockets in the store: a process that dies leaves its own lying about, and who knocks there is refused.
@@ -111,12 +127,17 @@ impl Holders {
 
     /// The holders of a file, as people know them.
     pub fn of(&self, stat: &Stat) -> Vec<String> {
+        self.processes(stat).into_iter().map(name_of).collect()
+    }
+
+    /// The holders of a file other than this process.
+    pub fn processes(&self, stat: &Stat) -> Vec<u32> {
         let file = (major(stat.st_dev), minor(stat.st_dev), stat.st_ino);
         let mut processes = self.0.get(&file).cloned().unwrap_or_default();
         processes.sort_unstable();
         processes.dedup();
         processes.retain(|process| *process != std::process::id());
-        processes.into_iter().map(name_of).collect()
+        processes
     }
 }
 
@@ -136,10 +157,19 @@ fn parse(line: &str) -> Option<((u32, u32, u64), u32)> {
 /// A process by number and name, and whether it lives.
 pub(super) fn name_of(process: u32) -> String {
     match std::fs::read_to_string(format!("/proc/{process}/comm")) {
+        Ok(name) if is_stopped(process) => format!("process {process} ({}), stopped", name.trim()),
         Ok(name) => format!("process {process} ({}), alive", name.trim()),
         Err(_) if process == 0 => "a process that cannot be seen from here".to_string(),
         Err(_) => format!("process {process}, which cannot be seen any more"),
     }
+}
+
+/// Whether a process does nothing until somebody lets it go on: after SIGSTOP or Ctrl-Z, or for a debugger.
+fn is_stopped(process: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // The name before the state is anyone's choice.
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    matches!(state, Some('T' | 't'))
 }
 
 #[cfg(test)]

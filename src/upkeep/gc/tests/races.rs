@@ -165,7 +165,6 @@ fn nothing_is_swept_while_someone_publishes_without_the_working_place() {
     let (dir, store) = fresh();
     let garbage = put(&store, b"garbage");
     let publishing = store.sweep_lock_shared(&Cancel::new(), Duration::ZERO).expect("locks");
-    assert!(publishing.is_some());
     let cancel = Cancel::new();
     std::thread::scope(|scope| {
         let options = GcOptions { cancel: cancel.clone(), ..GcOptions::default() };
