@@ -76,10 +76,10 @@ pub struct Gc {
     /// First remove all but the last N images of each repository
     #[arg(long, value_name = "N")]
     pub keep_last: Option<usize>,
-    /// First remove images that have not changed for so long (30d, 12h)
+    /// First remove images that have not been imported, tagged or restored for so long (30d, 12h)
     #[arg(long, value_name = "TIME", value_parser = parse_age)]
     pub older_than: Option<Duration>,
-    /// Remove images, the longest unchanged first, until so much of the disk is free
+    /// Remove images, first what was not imported, tagged or restored for longest, until so much of the disk is free
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub until_free: Option<u64>,
     /// Keep what these images hold for so long, so that they can be restored

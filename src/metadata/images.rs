@@ -43,7 +43,7 @@ pub struct ImageRow {
     pub target: Descriptor,
     /// When it was first imported, in milliseconds since 1970.
     pub created_ms: u64,
-    /// When it last changed.
+    /// When it was last imported, tagged or restored, whether that changed it or not.
     pub updated_ms: u64,
     /// A number that grows with every import, tag or restoration of any image: what is removed by policy or digest must
     /// still be what was chosen.
@@ -246,7 +246,9 @@ pub(super) fn put_image(connection: &Connection, image: &NewImage, no_retag: boo
         attach(connection, id, manifest_id)?;
     }
     let changed = references::next_change(connection)?;
-    connection.prepare_cached("UPDATE image SET changed = ? WHERE id = ?")?.execute([changed, id])?;
+    connection
+        .prepare_cached("UPDATE image SET changed = ?, updated_ms = ? WHERE id = ?")?
+        .execute(params![changed, int(now_ms()), id])?;
     let id = u64::try_from(id).unwrap_or(0);
     Ok(CommittedImage { id, name: image.name.clone(), outcome })
 }
@@ -281,8 +283,8 @@ fn repoint(connection: &Connection, id: i64, image: &NewImage) -> Result<()> {
     let (target, descriptor) = (image.target.digest.to_string(), to_json(&image.target)?);
     detach_all(connection, id)?;
     connection
-        .prepare_cached("UPDATE image SET target = ?, descriptor = ?, updated_ms = ? WHERE id = ?")?
-        .execute(params![target, descriptor, int(now_ms()), id])?;
+        .prepare_cached("UPDATE image SET target = ?, descriptor = ? WHERE id = ?")?
+        .execute(params![target, descriptor, id])?;
     Ok(())
 }
 

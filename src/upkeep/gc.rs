@@ -12,7 +12,7 @@ mod policy;
 mod sweep;
 
 use super::now_ms;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use crate::metadata::{ImageRow, LeaseRow, Tombstone};
 use crate::parallel::{Cancel, failpoint};
 use crate::store::Store;
@@ -35,12 +35,12 @@ pub struct GcOptions {
     pub wait: bool,
     /// Ends the collection between two batches. What is removed by then stays removed.
     pub cancel: Cancel,
-    /// Keep the images of each repository that changed last, so many of them, and remove the others.
+    /// Keep the images of each repository that were imported, tagged or restored last, so many of them, and remove the others.
     pub keep_last: Option<usize>,
-    /// Remove images that have not changed for so long.
+    /// Remove images that have not been imported, tagged or restored for so long.
     pub older_than: Option<Duration>,
-    /// Remove images, the longest unchanged first, until the filesystem has so many bytes free. With the other two, only
-    /// those that they would remove.
+    /// Remove images, those first that were not for longest, until the filesystem has so many bytes free. With the other two, only
+    /// those that they would remove. More than the filesystem has is [`crate::ErrorKind::InvalidArgument`].
     pub until_free_bytes: Option<u64>,
     /// How long removed images can be restored, and keep what they hold.
     pub grace: Duration,
@@ -112,11 +112,7 @@ pub fn gc(store: &Store, options: &GcOptions) -> Result<GcReport> {
 }
 
 fn collect(store: &Store, options: &GcOptions) -> Result<GcReport> {
-    if options.until_free_bytes.is_some() && !options.grace.is_zero() {
-        let message =
-            "what is removed with a grace frees nothing, so it cannot be removed until something is free";
-        return Err(Error::new(ErrorKind::InvalidArgument, message));
-    }
+    policy::check(store, options)?;
     if options.dry_run {
         return preview(store, options);
     }

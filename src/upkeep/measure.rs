@@ -32,6 +32,19 @@ pub(super) fn names(dir: impl AsFd) -> Result<Vec<CString>> {
     Ok(names)
 }
 
+/// `12.3 MB`.
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+    let (mut value, mut unit) = (bytes as f64, "B");
+    for next in UNITS {
+        if value < 999.95 {
+            break;
+        }
+        (value, unit) = (value / 1000.0, next);
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
 /// What `name` occupies; nothing if it is gone. Files with several names count once.
 pub(super) fn measure(parent: BorrowedFd<'_>, name: &str) -> Result<Occupied> {
     let Ok(name) = CString::new(name) else { return Ok(Occupied::default()) };

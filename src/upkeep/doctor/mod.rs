@@ -11,6 +11,7 @@ mod mounts;
 mod overlay;
 mod space;
 
+use super::measure::size;
 use crate::error::{Error, ErrorKind};
 use crate::store::{Store, StoreOptions};
 use serde::Serialize;
@@ -151,17 +152,4 @@ fn format_of(store: &Store) -> Remark {
 /// `1 ingest`, `2 ingests`.
 fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
-/// `12.3 MB`.
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
-    let (mut value, mut unit) = (bytes as f64, "B");
-    for next in UNITS {
-        if value < 999.95 {
-            break;
-        }
-        (value, unit) = (value / 1000.0, next);
-    }
-    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
 }

@@ -5,12 +5,31 @@
 
 use super::plan::{Listing, Plan};
 use super::{GcOptions, GcReport, now_ms, remove_dead};
-use crate::error::{ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::metadata::{ImageRow, Labels, SnapshotKind, SnapshotRow};
 use crate::store::Store;
 use crate::store::mounted::CHAIN_LABEL;
 use crate::upkeep::labels::{expires_ms, is_pinned};
+use crate::upkeep::measure::size;
 use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// [`ErrorKind::InvalidArgument`] for what can never come true, before an image goes for it.
+pub(super) fn check(store: &Store, options: &GcOptions) -> Result<()> {
+    let Some(goal) = options.until_free_bytes else { return Ok(()) };
+    if !options.grace.is_zero() {
+        let message =
+            "what is removed with a grace frees nothing, so it cannot be removed until something is free";
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    let stat = rustix::fs::fstatvfs(store.root()).doing(|| "cannot look at the filesystem")?;
+    let all = stat.f_blocks.saturating_mul(stat.f_frsize);
+    if goal > all {
+        let (goal, all) = (size(goal), size(all));
+        let message = format!("{goal} can never be free: the store's filesystem has {all} in all");
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    Ok(())
+}
 
 /// The images that a dry run would remove.
 #[derive(Debug, Default)]
@@ -82,7 +101,11 @@ pub(super) fn bury(
     match images.is_empty() {
         true => Ok(()),
         false => store.changing_images(|| {
-            images.chunks(AT_ONCE).try_for_each(|some| bury_some(store, some, options, report))
+            images.chunks(AT_ONCE).try_for_each(|some| {
+                bury_some(store, some, options, report)?;
+                store.let_mounts_in();
+                Ok(())
+            })
         }),
     }
 }
@@ -123,7 +146,7 @@ fn chosen(store: &Store, options: &GcOptions) -> Result<Vec<ImageRow>> {
     Ok(chosen)
 }
 
-/// What may go until enough is free, the longest unchanged first.
+/// What may go until enough is free, first what has not been imported, tagged or restored for longest.
 fn candidates(store: &Store, options: &GcOptions) -> Result<Vec<ImageRow>> {
     let images = removable(store)?.into_iter().map(|(image, _)| image).collect();
     let mut candidates = unkept(images, store, options, now_ms())?;
@@ -142,7 +165,7 @@ fn unkept(images: Vec<ImageRow>, store: &Store, options: &GcOptions, now_ms: u64
     Ok(images.into_iter().filter(|image| !kept.contains(&image.id) && old(image)).collect())
 }
 
-/// The rows of the images of each repository that changed last. Those without a name are one repository.
+/// The rows of the images of each repository that were imported, tagged or restored last. Those without a name are one repository.
 fn last_of_each(images: &[ImageRow], count: usize) -> HashSet<u64> {
     let mut repositories: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
     for image in images {

@@ -55,6 +55,25 @@ fn policies_spare_what_is_pinned_in_use_or_among_the_last() {
     );
 }
 
+/// More is never free.
+fn whole_disk(store: &Store) -> u64 {
+    let stat = rustix::fs::fstatvfs(store.root()).expect("a filesystem");
+    stat.f_blocks * stat.f_frsize
+}
+
+#[test]
+fn what_can_never_be_free_is_refused_before_an_image_goes_for_it() {
+    let (dir, store) = fresh();
+    let made = put_image(dir.path(), &store, "a", &["base"]);
+    let goal = Some(whole_disk(&store) + 1);
+    for dry_run in [true, false] {
+        let too_much = GcOptions { until_free_bytes: goal, dry_run, ..GcOptions::default() };
+        let refused = gc(&store, &too_much).err().map(|error| error.kind());
+        assert_eq!(refused, Some(ErrorKind::InvalidArgument));
+    }
+    assert!(is_here(&store, &made) && store.metadata().image_get("a").expect("reads").is_some());
+}
+
 #[test]
 fn images_go_until_enough_is_free_and_not_before() {
     let (dir, store) = fresh();
@@ -62,12 +81,27 @@ fn images_go_until_enough_is_free_and_not_before() {
     let enough = GcOptions { until_free_bytes: Some(1), ..GcOptions::default() };
     let report = gc(&store, &enough).expect("collects");
     assert_eq!((report.images_removed.len(), report.goal_missed), (0, false));
-    let too_much = GcOptions { until_free_bytes: Some(u64::MAX), ..GcOptions::default() };
+    let too_much = GcOptions { until_free_bytes: Some(whole_disk(&store)), ..GcOptions::default() };
     let would = gc(&store, &GcOptions { dry_run: true, ..too_much.clone() }).expect("plans");
     assert_eq!((would.images_removed, would.goal_missed), (vec!["a".to_string()], true));
     let report = gc(&store, &too_much).expect("collects");
     assert_eq!((report.images_removed, report.goal_missed), (vec!["a".to_string()], true));
     assert_eq!(count(dir.path(), "trees"), 0);
+}
+
+#[test]
+fn an_image_that_is_imported_again_is_new_again() {
+    let (dir, store) = fresh();
+    let made = ["r/app:1", "r/app:2"].map(|name| put_image(dir.path(), &store, name, &[name]));
+    force(&store, "UPDATE image SET updated_ms = updated_ms - 3600000");
+    put_image(dir.path(), &store, "r/app:1", &["r/app:1"]);
+    let hour = GcOptions { older_than: Some(Duration::from_secs(1800)), ..GcOptions::default() };
+    let last = GcOptions { keep_last: Some(1), ..GcOptions::default() };
+    for policy in [hour, last] {
+        let would = gc(&store, &GcOptions { dry_run: true, ..policy }).expect("plans");
+        assert_eq!(would.images_removed, ["r/app:2"]);
+    }
+    assert_eq!(made.each_ref().map(|made| is_here(&store, made)), [true, true]);
 }
 
 #[test]
@@ -92,7 +126,7 @@ fn removing_until_enough_is_free_stops_where_it_frees_nothing() {
     let held = held.chain(made.chains.iter().map(|key| Resource::Snapshot(key.clone())));
     store.lease_create("kept", None, &Labels::new()).expect("creates");
     store.metadata().lease_add("kept", &held.collect::<Vec<_>>()).expect("holds");
-    let goal = GcOptions { until_free_bytes: Some(u64::MAX), ..GcOptions::default() };
+    let goal = GcOptions { until_free_bytes: Some(whole_disk(&store)), ..GcOptions::default() };
     let with_grace = GcOptions { grace: Duration::from_secs(60), ..goal.clone() };
     assert_eq!(gc(&store, &with_grace).err().map(|error| error.kind()), Some(ErrorKind::InvalidArgument));
     let report = gc(&store, &goal).expect("collects");
