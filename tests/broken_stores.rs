@@ -305,10 +305,30 @@ fn a_bad_blob_names_its_images_and_is_kept() {
     assert_eq!(json["problems"][0]["images"], serde_json::json!(["example.com/app:1"]), "{json}");
     let kept: Vec<_> = fs::read_dir(house.store().join("quarantine")).expect("a quarantine").collect();
     assert_eq!(kept.len(), 1, "{kept:?}");
-    let text = transload(&house.store(), ["fsck"]).text();
-    assert!(text.ends_with("nothing is wrong\n"), "the image can still be mounted: {text}");
+    for options in [&[][..], &["--quick"], &["--repair"]] {
+        assert_eq!(house.says(options), ["blob_missing needs_import"], "it is missed until it is imported");
+    }
+    let said = house.fsck(&[]).1["problems"][0].clone();
+    let message = said["message"].as_str().unwrap_or_default();
+    assert!(message.contains("an earlier check put it away as quarantine/blob-sha256-"), "{said}");
+    assert_eq!(said["mend"], "transload import the archive of these images again");
+    assert_eq!(house.unpacked("meanwhile"), house.before, "the image can still be mounted");
     house.import(&[]).ok();
     house.is_as_before();
+}
+
+#[test]
+fn a_blob_that_was_put_away_is_not_missed_once_it_is_not_wanted() {
+    let house = House::new(&[]);
+    flip(&house.layer_blob(0), 200);
+    assert_eq!(house.says(&["--repair"]), ["blob_digest needs_import"]);
+    house.import(&["--discard-blobs"]).ok();
+    assert_eq!(house.says(&[]), [] as [&str; 0], "the image was imported without it");
+    assert!(!house.layer_blob(0).exists());
+    transload(&house.store(), ["rm", "example.com/app:1"]).ok();
+    flip(&house.layer_blob(1), 20);
+    house.says(&["--repair"]);
+    assert_eq!(house.says(&[]), [] as [&str; 0], "no image needs it");
 }
 
 #[test]
@@ -574,6 +594,12 @@ fn doctor_names_who_holds_a_lock() {
     let own = format!("process {} (", std::process::id());
     assert!(ran.text().contains(&own), "the holder of gc.lock: {}", ran.text());
     assert!(ran.text().contains(lease.id()), "the lease: {}", ran.text());
+    for lock in ["collection.lock", "mount-turn.lock", "mount.lock", "sweep.lock"] {
+        let file = fs::File::create(house.store().join(lock)).expect("opens");
+        file.lock().expect("nobody has it");
+        let said = transload(&house.store(), ["doctor"]).text();
+        assert!(said.contains(&format!("{lock}: {own}")), "{said}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The contents: every blob read once, and with it the layer that it unpacks to.
 
 use super::layer_pass::{PassMeans, Passed, pass};
+use super::quarantine::{self, label_of_blob};
 use super::report::{FsckProblem, ProblemKind, ProblemState};
 use super::{Check, trees};
 use crate::content::IngestRef;
@@ -26,6 +27,7 @@ impl Check<'_> {
     /// Every blob and every tree, many at once, the largest first.
     pub(super) fn contents(&self) -> Result<()> {
         self.lost_blobs()?;
+        self.put_away_before()?;
         let jobs = self.jobs()?;
         let size_bytes = self.facts.blobs_on_disk.values().sum();
         self.event(Event::CheckStarted { blobs: self.facts.blobs_on_disk.len() as u64, size_bytes });
@@ -83,6 +85,21 @@ impl Check<'_> {
                     "it was not synced before the system went down, and is not there",
                     "nothing: an import of it makes it good",
                 ),
+            }
+        }
+        Ok(())
+    }
+
+    /// Blobs that an earlier check put away and no import has brought back since. After one that keeps no blobs it is known
+    /// again what they unpack to, and they are missed no more.
+    fn put_away_before(&self) -> Result<()> {
+        for (digest, place) in quarantine::blobs(self.store)? {
+            let metadata = self.store.metadata();
+            let is_needed = !self.facts.users_of_blob(&digest).is_empty();
+            let known = metadata.layer_get(&digest)?.is_some() || metadata.blob_get(&digest)?.is_some();
+            if is_needed && !known && self.store.content().stat(&digest)?.is_none() {
+                let message = format!("it was damaged, and an earlier check put it away as {place}");
+                self.blob_problem(ProblemKind::BlobMissing, &digest, message, ProblemState::NeedsImport);
             }
         }
         Ok(())
@@ -243,8 +260,7 @@ impl Check<'_> {
         let directory = durable::open_dir(self.store.root(), "blobs")
             .and_then(|blobs| durable::open_dir(blobs, digest.algorithm().name()))
             .map_err(|error| error.context(format!("cannot open {directory}")))?;
-        let label = format!("blob-{}-{}", digest.algorithm().name(), digest.hex());
-        self.quarantine.take(self.store, &directory, &digest.hex(), &label)?;
+        self.quarantine.take(self.store, &directory, &digest.hex(), &label_of_blob(digest))?;
         self.store.metadata().blob_remove(&[*digest])?;
         // Empty; a leftover would be swept by gc.
         let _ = place.remove();
