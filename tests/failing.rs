@@ -16,10 +16,11 @@ use support::mounts::Small;
 use support::run::{Ran, command, run as finished, transload};
 use support::scratch;
 use support::soundness::{
-    Contents, archives, bad_blobs, contents, damage, differences, leftovers, with_faults,
+    Contents, archives, bad_blobs, contents, damage, differences, leftovers, visible, with_faults,
 };
 use support::tally::{Tally, thorough};
 use support::tools::have;
+use transload::{Cancel, Engine, ErrorKind};
 
 const FIRST: &str = "example.com/first:1";
 
@@ -148,29 +149,69 @@ impl<'a> Full<'a> {
 
     /// What goes wrong on a disk that is as full as it is now, and once it is no longer.
     fn go_through(&self, with_images: bool) -> (Vec<String>, Vec<String>) {
-        let ran = import(&self.store, &self.scene.archives[0]);
-        let mut lost = match ran.code {
-            Some(0) => Vec::new(),
-            _ => failed_well(&ran, &[1], "space"),
-        };
+        let mut lost = Vec::new();
+        may_be_refused(&import(&self.store, &self.scene.archives[0]), &mut lost);
         if with_images {
-            for words in
-                [&["images"][..], &["inspect", "old"], &["rm", "old", "example.com/second:1"], &["gc"]]
-            {
-                let ran = transload(&self.store, words);
-                if ran.code != Some(0) {
-                    lost.push(format!(
-                        "cannot be done on a full disk: {words:?}: {:?} {}",
-                        ran.code, ran.stderr
-                    ));
-                }
-            }
+            self.must_do(&["images"], &mut lost);
+            self.must_do(&["inspect", "old"], &mut lost);
+            self.write_a_little(&mut lost);
+            self.free_all(&mut lost);
         }
         std::fs::remove_dir_all(&self.filler).expect("the filler");
         let (more, leaked) = self.scene.usable(&self.store);
         lost.extend(more);
         (lost, leaked)
     }
+
+    fn must_do(&self, words: &[&str], lost: &mut Vec<String>) {
+        let ran = transload(&self.store, words);
+        if ran.code != Some(0) {
+            lost.push(format!("cannot be done on a full disk: {words:?}: {:?} {}", ran.code, ran.stderr));
+        }
+    }
+
+    /// All else that writes: it is done or refused, and what was done can be undone.
+    fn write_a_little(&self, lost: &mut Vec<String>) {
+        let at = self.scene.dir.path().join("mount");
+        std::fs::create_dir_all(&at).expect("a directory");
+        let at = at.to_str().expect("text");
+        let second = "example.com/second:1";
+        let commands: [(&[&str], &[&str]); 8] = [
+            (&["tag", "old", "new"], &["images"]),
+            (&["pin", "old"], &["unpin", "old"]),
+            (&["label", "old", "owner=me"], &["label", "old", "owner="]),
+            (&["leases", "add", "kept", "old"], &["leases", "end", "kept"]),
+            (&["mount", "--rw", "old", at], &["umount", at]),
+            (&["mount", "old", at], &["umount", at]),
+            (&["rm", "--grace", "1h", second], &["restore", second]),
+            (&["fsck", "--repair"], &["du"]),
+        ];
+        for (write, undo) in commands {
+            if may_be_refused(&transload(&self.store, write), lost) {
+                self.must_do(undo, lost);
+            }
+        }
+    }
+
+    /// Every image can go, and then nothing is left of any.
+    fn free_all(&self, lost: &mut Vec<String>) {
+        let names = visible(&self.store, "").unwrap_or_else(|error| {
+            lost.push(error);
+            Default::default()
+        });
+        let words: Vec<&str> = ["rm"].into_iter().chain(names.keys().map(String::as_str)).collect();
+        self.must_do(&words, lost);
+        self.must_do(&["gc"], lost);
+        lost.extend(contents(&self.store).keys().map(|what| format!("{what} takes room still")));
+    }
+}
+
+/// Whether it was done; how it was refused otherwise is told if it is not as it should be.
+fn may_be_refused(ran: &Ran, lost: &mut Vec<String>) -> bool {
+    if ran.code != Some(0) {
+        lost.extend(failed_well(ran, &[1], "space"));
+    }
+    ran.code == Some(0)
 }
 
 #[test]
@@ -304,12 +345,27 @@ fn a_read_only_store_can_be_read_and_refuses_the_rest_in_a_sentence() {
     import(&store, &scene.archives[0]).ok();
     let before = contents(&store);
     small.make_read_only();
-    for words in [&["images"][..], &["inspect", FIRST], &["stats"], &["doctor"]] {
-        assert_eq!(transload(&store, words).code, Some(0), "{words:?}");
+    let reading = "images; stats; doctor; du; fsck; restore; pin; leases; mount; gc --dry-run --keep-last 0";
+    for words in reading.split("; ").map(|words| words.split(' ')) {
+        transload(&store, words).ok();
     }
+    transload(&store, ["inspect", FIRST]).ok();
     let second = scene.archives[1].to_string_lossy();
-    for words in [&["import", "-q", &second][..], &["rm", FIRST], &["gc"], &["tag", FIRST, "example.com/x:1"]]
-    {
+    let at = scene.dir.path().to_string_lossy();
+    let writing: [&[&str]; 11] = [
+        &["import", "-q", &second],
+        &["rm", FIRST],
+        &["restore", FIRST],
+        &["gc"],
+        &["gc", "--keep-last", "0"],
+        &["tag", FIRST, "example.com/x:1"],
+        &["pin", FIRST],
+        &["label", FIRST, "owner=me"],
+        &["leases", "add", "kept", FIRST],
+        &["mount", FIRST, &at],
+        &["fsck", "--repair"],
+    ];
+    for words in writing {
         assert_eq!(failed_well(&transload(&store, words), &[1], "reading only"), Vec::<String>::new());
     }
     small.make_writable();
@@ -337,6 +393,37 @@ fn wait_until(holds: impl Fn() -> bool) {
     while !holds() {
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+#[test]
+fn a_stopped_collection_is_named_and_mounts_do_not_wait_for_it_without_end() {
+    let scene = Scene::new();
+    let store = scene.store("store");
+    import(&store, &scene.archives[0]).ok();
+    transload(&store, ["rm", FIRST]).ok();
+    let collecting = slowed(&store, "gc.aside=stop@1", &["gc"]);
+    let stat = format!("/proc/{}/stat", collecting.id());
+    wait_until(|| {
+        std::fs::read_to_string(&stat).is_ok_and(|stat| [") T ", ") Z "].iter().any(|s| stat.contains(s)))
+    });
+    let engine = Engine::open(&store, Default::default()).expect("opens");
+    let mount = || engine.store().mount_lock_shared(&Cancel::new(), Duration::from_millis(20)).map(drop);
+    let refused = mount().expect_err("it was stopped among the snapshots");
+    assert_eq!(refused.kind(), ErrorKind::Busy, "{refused}");
+    let said = transload(&store, ["doctor"]).text();
+    for expected in [
+        format!("mount.lock: process {} (transload), stopped", collecting.id()),
+        format!("kill -CONT {}", collecting.id()),
+    ] {
+        assert!(said.contains(&expected), "{expected} in {said}");
+    }
+    signal(&collecting, Signal::CONT);
+    let ended = collecting.wait_with_output().expect("ends");
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    mount().expect("nobody has it any more");
+    drop(engine);
+    let (lost, leaked) = scene.usable(&store);
+    assert!(lost.is_empty() && leaked.is_empty(), "{lost:?} {leaked:?}");
 }
 
 #[test]
