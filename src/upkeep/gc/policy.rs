@@ -8,7 +8,7 @@ use super::{GcOptions, GcReport, now_ms, remove_dead};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::metadata::{ImageRow, Labels, SnapshotKind, SnapshotRow};
 use crate::store::Store;
-use crate::store::mounted::CHAIN_LABEL;
+use crate::store::mounted::{CHAIN_LABEL, IMAGE_LABEL};
 use crate::upkeep::labels::{expires_ms, is_pinned};
 use crate::upkeep::measure::size;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -115,8 +115,8 @@ fn bury_some(store: &Store, some: &[ImageRow], options: &GcOptions, report: &mut
     options.cancel.check()?;
     // Nobody mounts meanwhile, so what is not in use now is not in use when it goes.
     let _no_mounts = store.mount_lock_exclusive(&options.cancel)?;
-    let in_use = chains_in_use(&store.metadata().snapshots()?);
-    for image in some.iter().filter(|image| !is_in_use(image, &in_use)) {
+    let in_use = InUse::read(store, &store.metadata().snapshots()?)?;
+    for image in some.iter().filter(|image| !in_use.has(image)) {
         match store.metadata().image_bury(image, grace_ms) {
             Ok(_) => report.images_removed.push(image.label_key()),
             // Someone was faster: it is gone, pinned, or was imported again.
@@ -191,22 +191,44 @@ fn repository(name: &str) -> &str {
 /// The images that are neither pinned nor in use, with their labels.
 fn removable(store: &Store) -> Result<Vec<(ImageRow, Labels)>> {
     let facts = store.metadata().facts()?;
-    let in_use = chains_in_use(&facts.snapshots);
+    let in_use = InUse::read(store, &facts.snapshots)?;
     let labels = |image: &ImageRow| facts.image_labels.get(&image.label_key()).cloned().unwrap_or_default();
     let with_labels = facts.images.iter().map(|image| (image.clone(), labels(image)));
-    Ok(with_labels.filter(|(image, labels)| !is_pinned(labels) && !is_in_use(image, &in_use)).collect())
+    Ok(with_labels.filter(|(image, labels)| !is_pinned(labels) && !in_use.has(image)).collect())
 }
 
-fn is_in_use(image: &ImageRow, chains: &HashSet<String>) -> bool {
-    let mut own = image.manifests.iter().filter_map(|manifest| manifest.chain_id);
-    own.any(|chain| chains.contains(&chain.to_string()))
+/// What is mounted, or otherwise stands on an image's topmost layer.
+#[derive(Default)]
+struct InUse {
+    /// The images by whose names it was mounted. Others of the same layers may go: the mount stays as it is.
+    names: HashSet<String>,
+    /// The layers of which nobody knows under whose name they are in use, or whose name means something else by now.
+    chains: HashSet<String>,
 }
 
-/// The topmost layers that active snapshots and views stand on.
-fn chains_in_use(rows: &[SnapshotRow]) -> HashSet<String> {
-    let in_use = rows.iter().filter(|row| row.kind != SnapshotKind::Committed);
-    // What a mount shows is named by its label where it stands on a copy with other owners.
-    in_use.filter_map(|row| row.labels.get(CHAIN_LABEL).or(row.parent.as_ref()).cloned()).collect()
+impl InUse {
+    fn read(store: &Store, rows: &[SnapshotRow]) -> Result<InUse> {
+        let mut in_use = InUse::default();
+        for row in rows.iter().filter(|row| row.kind != SnapshotKind::Committed) {
+            // What a mount shows is named by its label where it stands on a copy with other owners.
+            let Some(chain) = row.labels.get(CHAIN_LABEL).or(row.parent.as_ref()) else { continue };
+            let name = row.labels.get(IMAGE_LABEL);
+            let image = name.map(|name| store.metadata().image_get(name)).transpose()?.flatten();
+            match image.filter(|image| chains_of(image).any(|own| own == *chain)) {
+                Some(image) => in_use.names.insert(image.label_key()),
+                None => in_use.chains.insert(chain.clone()),
+            };
+        }
+        Ok(in_use)
+    }
+
+    fn has(&self, image: &ImageRow) -> bool {
+        self.names.contains(&image.label_key()) || chains_of(image).any(|chain| self.chains.contains(&chain))
+    }
+}
+
+fn chains_of(image: &ImageRow) -> impl Iterator<Item = String> {
+    image.manifests.iter().filter_map(|manifest| manifest.chain_id).map(|chain| chain.to_string())
 }
 
 /// How many of `candidates`, from the front, have to go until `needed` bytes are dead, and how many bytes are then: fewer

@@ -90,6 +90,32 @@ fn images_go_until_enough_is_free_and_not_before() {
 }
 
 #[test]
+fn of_several_images_of_the_same_layers_only_the_mounted_one_is_spared() {
+    use crate::store::mounted::IMAGE_LABEL;
+    let (dir, store) = fresh();
+    let names = ["r/app:1", "r/app:2", "r/app:3"];
+    let made = names.map(|name| put_image(dir.path(), &store, name, &["base"]));
+    let chain = made[0].chains[0].as_str();
+    snapshot(&store, "mounted", SnapshotKind::View, Some(chain), None);
+    let mounted_as = |name: &str| {
+        let labels = Labels::from([(IMAGE_LABEL.to_string(), name.to_string())]);
+        store.metadata().snapshot_update_labels("mounted", &labels).expect("labels");
+    };
+    let all = GcOptions { keep_last: Some(0), ..GcOptions::default() };
+    let would = || gc(&store, &GcOptions { dry_run: true, ..all.clone() }).expect("plans").images_removed;
+    mounted_as("r/app:9");
+    assert_eq!(would(), [""; 0], "there is no such image, so any of them may be meant");
+    mounted_as("r/app:2");
+    assert_eq!(would(), ["r/app:1", "r/app:3"]);
+    let report = gc(&store, &all).expect("collects");
+    assert_eq!(
+        (report.images_removed, report.trees_removed),
+        (vec!["r/app:1".to_string(), "r/app:3".to_string()], 0)
+    );
+    assert!(store.metadata().image_get("r/app:2").expect("reads").is_some());
+}
+
+#[test]
 fn an_image_that_is_imported_again_is_new_again() {
     let (dir, store) = fresh();
     let made = ["r/app:1", "r/app:2"].map(|name| put_image(dir.path(), &store, name, &[name]));
