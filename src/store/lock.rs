@@ -31,6 +31,9 @@ const LONGEST_TURN: Duration = Duration::from_secs(1);
 /// mounts after some transactions; only one that was stopped, or hangs in its filesystem, keeps them for so long.
 pub(crate) const MOUNT_PATIENCE: Duration = Duration::from_secs(60);
 
+/// For how long a lock that is free may look taken: whoever starts a program gives it copies of all descriptors, until it runs.
+const MOMENT: Duration = Duration::from_millis(200);
+
 /// One of the locks that order collections, imports and mounts. Given back on drop.
 #[derive(Debug)]
 pub struct GcLock(#[allow(dead_code, reason = "held, not read")] OwnedFd);
@@ -149,7 +152,7 @@ fn try_until(fd: &OwnedFd, operation: FlockOperation, end: Option<Instant>, canc
 }
 
 fn at_once(fd: OwnedFd, busy: &'static str, hint: &'static str) -> Result<GcLock> {
-    match try_lock(&fd, EXCLUSIVE)? {
+    match try_until(&fd, EXCLUSIVE, after(MOMENT), &Cancel::new())? {
         true => Ok(GcLock(fd)),
         false => Err(Error::new(ErrorKind::Busy, busy).with_hint(hint)),
     }
