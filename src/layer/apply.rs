@@ -259,7 +259,7 @@ impl<'a> Tree<'a> {
         let file = self.create_file(dir, base, entry)?;
         self.bytes += entry.stored_bytes;
         let reached = &mut |position| ticker.reach(position);
-        let is_small = entry.size <= beside::SMALL && entry.sparse.is_none() && entry.xattrs.is_empty();
+        let is_small = entry.size < beside::SMALL && entry.sparse.is_none() && entry.xattrs.is_empty();
         if let Some(beside) = self.beside.as_mut().filter(|_| is_small) {
             let finish = finish_of(&self.defaults, entry)?;
             read_all(reader.data(), entry.size, beside.buffer(), reached)?;

@@ -6,22 +6,45 @@
 
 use super::attributes;
 use super::data::write_all;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result};
 use crate::tree::PathBytes;
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use rustix::fd::OwnedFd;
 use rustix::fs::{self, Gid, Mode, Timestamps, Uid};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Larger files are written where they are read, in pieces.
+/// Larger files, which may have holes, are written where they are read, in pieces.
 pub(super) const SMALL: u64 = 64 << 10;
 
 /// How many files, and how many bytes, wait for each other before they are handed over.
 const BATCH_FILES: usize = 32;
 const BATCH_BYTES: usize = 256 << 10;
 
-/// With fewer descriptors there are none to spare for files that wait; three batches are under way at most.
-const DESCRIPTORS: u64 = 1024;
+/// What one extraction with a thread beside it may have open: three batches, directories, and some to spare. All extractions of a
+/// process share its descriptors.
+const DESCRIPTORS: u64 = 256;
+
+/// How many there are in this process.
+static LIVE: AtomicU64 = AtomicU64::new(0);
+
+struct Share;
+
+impl Share {
+    /// `None` where the others leave too few descriptors.
+    fn take() -> Option<Share> {
+        let live = LIVE.fetch_add(1, Ordering::Relaxed) + 1;
+        let share = Share;
+        let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        most.is_none_or(|most| live.saturating_mul(DESCRIPTORS) <= most).then_some(share)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        LIVE.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// What is still to be done to a file that has its name.
 pub(super) struct Finish {
@@ -93,16 +116,19 @@ impl Beside {
 /// Runs `work` with a thread beside it, and gives what it gives once that thread has finished every file. Without one where
 /// descriptors are few.
 pub(super) fn with<T>(work: impl FnOnce(Option<&mut Beside>) -> Result<T>) -> Result<T> {
-    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    if descriptors.is_some_and(|most| most < DESCRIPTORS) {
-        return work(None);
+    match Share::take() {
+        Some(_share) => with_thread(work),
+        None => work(None),
     }
+}
+
+fn with_thread<T>(work: impl FnOnce(Option<&mut Beside>) -> Result<T>) -> Result<T> {
     let (batches, received) = bounded::<Batch>(1);
     let (back, empty) = unbounded();
     std::thread::scope(|scope| {
         let named = std::thread::Builder::new().name("write".to_string());
         let finishing = named.spawn_scoped(scope, move || finish_all(&received, &back));
-        let finishing = finishing.doing(|| "cannot start a thread")?;
+        let Ok(finishing) = finishing else { return work(None) };
         let mut beside = Beside { batches, empty, batch: Batch::default(), is_over: false };
         let done = work(Some(&mut beside));
         if done.is_ok() {
@@ -142,8 +168,8 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_written_ends_it_and_is_named() {
         let read_only = || OwnedFd::from(std::fs::File::open("/dev/null").expect("opens"));
-        let error = with(|beside| {
-            let beside = beside.expect("enough descriptors");
+        let error = with_thread(|beside| {
+            let beside = beside.expect("a thread");
             while !beside.is_over() {
                 beside.buffer().push(b'x');
                 beside.put(read_only(), 1, finish(), b"some/file".to_vec());
@@ -156,9 +182,9 @@ mod tests {
 
     #[test]
     fn what_fails_here_is_told_when_nothing_fails_there() {
-        let error = with(|beside| {
+        let error = with_thread(|beside| {
             let file = OwnedFd::from(tempfile::tempfile().expect("a file"));
-            beside.expect("enough descriptors").put(file, 0, finish(), b"file".to_vec());
+            beside.expect("a thread").put(file, 0, finish(), b"file".to_vec());
             Err::<(), _>(Error::malformed("no tar"))
         });
         assert_eq!(error.expect_err("refused").to_string(), "no tar");

@@ -39,7 +39,11 @@ pub(super) fn ensure_layout(root: BorrowedFd<'_>) -> Result<()> {
         return Ok(());
     }
     let _lock = lock::index(root)?;
-    durable::write_atomic(root, LAYOUT, b"{\"imageLayoutVersion\":\"1.0.0\"}\n", false)
+    match durable::write_atomic(root, LAYOUT, b"{\"imageLayoutVersion\":\"1.0.0\"}\n", false) {
+        // A full disk must not keep anyone from opening the store to free some of it; the next one makes it.
+        Err(error) if error.kind() == ErrorKind::NoSpace => Ok(()),
+        other => other,
+    }
 }
 
 /// Writes the view unless it shows the database's state already. The second look is under the lock, so of many that

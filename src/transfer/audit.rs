@@ -22,7 +22,11 @@ struct Tally {
     trees_claimed: AtomicU64,
     waits: AtomicU64,
     takeovers: AtomicU64,
+    moved_bytes: AtomicU64,
 }
+
+/// A disk writes less than this between two looks; below it there is nothing to win.
+const WORTH_WRITING_BYTES: u64 = 4 << 20;
 
 /// More notices than this are of no use to anyone.
 const MAX_NOTICES: usize = 1000;
@@ -65,7 +69,7 @@ impl<'a> Audit<'a> {
 
     /// The claims and waits so far.
     pub(crate) fn claims(&self) -> ClaimTotals {
-        let Tally { blobs_claimed, trees_claimed, waits, takeovers } = &self.tally;
+        let Tally { blobs_claimed, trees_claimed, waits, takeovers, moved_bytes: _ } = &self.tally;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         ClaimTotals {
             blobs: get(blobs_claimed),
@@ -105,11 +109,13 @@ impl<'a> Audit<'a> {
         })
     }
 
-    /// Whether the import has begun to write anything.
-    pub(crate) fn has_claims(&self) -> bool {
-        [&self.tally.blobs_claimed, &self.tally.trees_claimed]
-            .iter()
-            .any(|count| count.load(Ordering::Relaxed) > 0)
+    /// Whether enough has gone through the lanes since the last time to be worth sending to the disk.
+    pub(crate) fn has_moved(&self) -> bool {
+        let moved = self.tally.moved_bytes.load(Ordering::Relaxed) >= WORTH_WRITING_BYTES;
+        if moved {
+            self.tally.moved_bytes.store(0, Ordering::Relaxed);
+        }
+        moved
     }
 
     fn prove(&self, event: &Event) {
@@ -121,14 +127,15 @@ impl<'a> Audit<'a> {
     }
 
     fn count(&self, event: &Event) {
-        let counter = match event {
-            Event::BlobClaimed(_) => &self.tally.blobs_claimed,
-            Event::TreeClaimed(_) => &self.tally.trees_claimed,
-            Event::Waited { .. } => &self.tally.waits,
-            Event::Overtaken { .. } => &self.tally.takeovers,
+        let (counter, amount) = match event {
+            Event::BlobAdvanced { bytes, .. } => (&self.tally.moved_bytes, *bytes),
+            Event::BlobClaimed(_) => (&self.tally.blobs_claimed, 1),
+            Event::TreeClaimed(_) => (&self.tally.trees_claimed, 1),
+            Event::Waited { .. } => (&self.tally.waits, 1),
+            Event::Overtaken { .. } => (&self.tally.takeovers, 1),
             _ => return,
         };
-        counter.fetch_add(1, Ordering::Relaxed);
+        counter.fetch_add(amount, Ordering::Relaxed);
     }
 
     fn keep_notice(&self, event: &Event) {

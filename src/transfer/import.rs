@@ -166,7 +166,7 @@ impl<'a> Import<'a> {
     }
 
     fn run(self, source: Source, trace_id: TraceId, started: Instant) -> Result<ImportReport> {
-        let dirty = || self.context.audit.has_claims();
+        let dirty = || !self.context.cancel.is_cancelled() && self.context.audit.has_moved();
         let mut plan = match self.context.options.sync {
             true => write_behind::during(&self.context.store.sync_handle()?, dirty, || self.bring(source))?,
             false => self.bring(source)?,
