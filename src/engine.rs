@@ -574,3 +574,16 @@ impl Engine {
         Ok(images)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::lanes;
+
+    #[test]
+    fn there_are_as_many_lanes_as_half_of_the_memory_has_room_for() {
+        assert_eq!(
+            [(16, 64 << 20), (16, 8 << 20), (2, 64 << 20), (4, 0)].map(|(n, bytes)| lanes(n, bytes)),
+            [16, 2, 2, 1]
+        );
+    }
+}

@@ -216,7 +216,7 @@ impl<'a> Tree<'a> {
         }
         let Some(dir) = self.parent(parent)? else { return Ok(()) };
         match entry.kind {
-            EntryKind::File => self.file(&dir, base, entry, reader, ticker),
+            EntryKind::File => self.file((&dir, base), path, entry, reader, ticker),
             EntryKind::Directory => self.directory(&dir, base, entry),
             EntryKind::Symlink => self.symlink(&dir, base, entry),
             EntryKind::HardLink => self.hard_link(&dir, base, &entry.link),
@@ -250,8 +250,8 @@ impl<'a> Tree<'a> {
 
     fn file<R: TarInput>(
         &mut self,
-        dir: &Dir,
-        base: &[u8],
+        (dir, base): (&Dir, &[u8]),
+        path: &[u8],
         entry: &Entry,
         reader: &mut TarReader<R>,
         ticker: &mut Ticker<'_>,
@@ -263,7 +263,7 @@ impl<'a> Tree<'a> {
         if let Some(beside) = self.beside.as_mut().filter(|_| is_small) {
             let finish = finish_of(&self.defaults, entry)?;
             read_all(reader.data(), entry.size, beside.buffer(), reached)?;
-            beside.put(file, entry.size as usize, finish, dir.path_of(base));
+            beside.put(file, entry.size as usize, finish, path.to_vec());
             return Ok(());
         }
         match &entry.sparse {

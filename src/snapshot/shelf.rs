@@ -278,10 +278,14 @@ impl Shelf {
     ) -> Result<SnapshotRow> {
         let row = self.get(key)?;
         let usage = self.measure(&row)?;
+        let is_active = row.kind == SnapshotKind::Active;
+        if is_active && name != row.key {
+            self.check_free(name)?;
+        }
         let committed = self
             .announce(&row, name, rebase)
             .and_then(|()| self.metadata.snapshot_commit(key, name, usage, labels, rebase.map(Some)));
-        if committed.is_err() && row.kind == SnapshotKind::Active {
+        if committed.is_err() && is_active {
             self.describe(row.id);
         }
         committed
@@ -294,9 +298,6 @@ impl Shelf {
         if row.kind != SnapshotKind::Active {
             // The transaction refuses it.
             return Ok(());
-        }
-        if name != row.key {
-            self.check_free(name)?;
         }
         let file = SnapshotFile {
             name: name.to_string(),

@@ -55,26 +55,8 @@ const SCENES: &[Scene] = &[
         allowed: UNPUBLISHED,
         shown: true,
     },
-    Scene {
-        sync: "import.sync",
-        before: OTHER,
-        deed: IMPORT,
-        stops: None,
-        others: false,
-        manner: Manner::Churn,
-        allowed: PUBLISHED,
-        shown: true,
-    },
-    Scene {
-        sync: "transaction.sync",
-        before: OTHER,
-        deed: IMPORT,
-        stops: None,
-        others: false,
-        manner: Manner::Churn,
-        allowed: PUBLISHED,
-        shown: true,
-    },
+    reported("import.sync"),
+    reported("transaction.sync"),
     Scene {
         sync: "gc.sync",
         before: &[
@@ -102,6 +84,20 @@ const SCENES: &[Scene] = &[
     made("transload.json.sync", true),
     made("transload.json.dirsync", false),
 ];
+
+/// A sync that an import waits for before it reports the image.
+const fn reported(sync: &'static str) -> Scene {
+    Scene {
+        sync,
+        before: OTHER,
+        deed: IMPORT,
+        stops: None,
+        others: false,
+        manner: Manner::Churn,
+        allowed: PUBLISHED,
+        shown: true,
+    }
+}
 
 /// A sync of what is written when a store is made.
 const fn made(sync: &'static str, shown: bool) -> Scene {
