@@ -12,7 +12,9 @@ use super::output::{self, Style, human, json};
 use super::size::rfc3339;
 use super::store::{Surroundings, directory};
 use super::stream::Stream;
-use super::{Failure, audit, collect, exit, files, holds, mounts, prewarm, privilege, signals, stats, views};
+use super::{
+    Failure, audit, collect, exit, files, holds, images, mounts, prewarm, privilege, signals, stats, views,
+};
 use clap::CommandFactory;
 use rustix::fs::{FileType, SeekFrom, fstat, seek};
 use serde::Serialize;
@@ -21,7 +23,6 @@ use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use transload::metadata::ImageLine;
 use transload::metrics::Metrics;
 use transload::store::SnapshotterKind;
 use transload::transfer::ExportFormat;
@@ -60,7 +61,7 @@ pub fn run(cli: Cli) -> Done {
 fn dispatch(context: &Context, command: Command) -> Done {
     match command {
         Command::Import(args) => import(context, *args),
-        Command::Images(args) => images(context, &args),
+        Command::Images(args) => images::run(context, &args),
         Command::Inspect(args) if args.tree => tree(context, &args),
         Command::Inspect(args) => inspect(context, &args),
         Command::History(args) => history(context, &args),
@@ -359,35 +360,6 @@ fn open_input(archive: &Path, cancel: &Cancel) -> Result<Input> {
         return Ok(Input::File { name, file });
     }
     Ok(Input::Reader { name, reader: Box::new(Stream::new(file, cancel)) })
-}
-
-fn images(context: &Context, args: &args::Images) -> Done {
-    // Nothing was ever imported: that is an empty list, and no reason to make a store.
-    let mut images = Vec::new();
-    if context.store()?.exists() {
-        let json = context.global.json;
-        context.open(false)?.image_lines(|line| images.push(image_line(line, json)))?;
-    }
-    images.sort_by(|a, b| (&a.name, &a.target).cmp(&(&b.name, &b.target)));
-    let view = views::Images { images };
-    context.show(&view, |view| human::images(view, args.digests, &context.style))
-}
-
-/// `json` has more digests than people are shown.
-fn image_line(line: ImageLine<'_>, json: bool) -> views::ImageLine {
-    let owned = |text: &str| text.to_string();
-    let (manifest, digests) = (line.manifest, line.manifest.filter(|_| json));
-    views::ImageLine {
-        name: line.name.map(owned),
-        target: line.target.to_string(),
-        manifest: digests.map(|manifest| owned(manifest.digest)),
-        config: digests.map(|manifest| owned(manifest.config)),
-        platform: manifest.map(|manifest| owned(manifest.platform)),
-        chain_id: digests.and_then(|manifest| manifest.chain_id).map(owned),
-        size_bytes: line.size_bytes,
-        layers: manifest.map_or(0, |manifest| manifest.layers),
-        imported: rfc3339(line.created_ms),
-    }
 }
 
 fn inspect(context: &Context, args: &args::Inspect) -> Done {

@@ -14,6 +14,7 @@ mod faults;
 mod files;
 mod fsck;
 mod holds;
+mod images;
 mod inside;
 mod insight;
 mod log;

@@ -33,17 +33,23 @@ fn unit_factor(unit: &str) -> Option<u64> {
 
 /// `12.3 MB`: three digits or so, decimal units.
 pub fn format_size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    let mut unit = "B";
-    for next in ["kB", "MB", "GB", "TB"] {
-        // 999.95 would round to 1000.0.
-        if value < 999.95 {
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    // Tenths of a kilobyte, rounded; more than the last unit has four digits and more.
+    let mut unit = 1000;
+    let tenths = |unit: u64| (u128::from(bytes) * 10 + u128::from(unit / 2)) / u128::from(unit);
+    let mut names = ["kB", "MB", "GB", "TB"].into_iter();
+    let mut name = names.next().unwrap_or_default();
+    for next in names {
+        // 999.95 would be rounded to 1000.0.
+        if tenths(unit) < 10_000 {
             break;
         }
-        value /= 1000.0;
-        unit = next;
+        (unit, name) = (unit * 1000, next);
     }
-    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+    let tenths = tenths(unit);
+    format!("{}.{} {name}", tenths / 10, tenths % 10)
 }
 
 /// Reads `30d`, `12h` or `2w`, as [`parse_duration`], and no number without a unit: what goes by age may not mean seconds by
@@ -105,8 +111,24 @@ pub fn format_time(rfc3339: Option<&str>) -> String {
 pub fn rfc3339(millis: u64) -> String {
     let seconds = millis / 1000;
     let (year, month, day) = civil((seconds / 86_400) as i64);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    let of_day = (seconds % 86_400) as i64;
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    // A list has tens of thousands of these, and the formatter takes its time over each number.
+    let mut text = String::with_capacity("2024-05-22T18:18:12Z".len());
+    match year {
+        0..=9999 => text.extend([year / 1000, year / 100 % 10, year / 10 % 10, year % 10].map(digit)),
+        _ => text.push_str(&year.to_string()),
+    }
+    for (mark, number) in [('-', month), ('-', day), ('T', hour), (':', minute), (':', second)] {
+        text.push(mark);
+        text.extend([number / 10, number % 10].map(digit));
+    }
+    text.push('Z');
+    text
+}
+
+fn digit(number: i64) -> char {
+    char::from(b'0' + number as u8)
 }
 
 /// The date of a day counted from 1970-01-01, in the Gregorian calendar. Years begin in March here, so that the leap
@@ -163,8 +185,15 @@ mod tests {
 
     #[test]
     fn sizes_and_times_are_short() {
-        let sizes =
-            [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (12_345_678, "12.3 MB"), (999_999_999, "1.0 GB")];
+        let sizes = [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (12_345_678, "12.3 MB"),
+            (999_949_999, "999.9 MB"),
+            (999_950_000, "1.0 GB"),
+            (u64::MAX, "18446744.1 TB"),
+        ];
         for (bytes, text) in sizes {
             assert_eq!(format_size(bytes), text);
         }

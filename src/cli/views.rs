@@ -7,24 +7,6 @@ use serde::Serialize;
 use serde_json::Value;
 
 #[derive(Serialize)]
-pub struct Images {
-    pub images: Vec<ImageLine>,
-}
-
-#[derive(Serialize)]
-pub struct ImageLine {
-    pub name: Option<String>,
-    pub target: String,
-    pub manifest: Option<String>,
-    pub config: Option<String>,
-    pub platform: Option<String>,
-    pub chain_id: Option<String>,
-    pub size_bytes: u64,
-    pub layers: u64,
-    pub imported: String,
-}
-
-#[derive(Serialize)]
 pub struct Inspect {
     pub name: Option<String>,
     pub target: String,

@@ -42,8 +42,9 @@ pub enum OpenMode {
 pub struct Metadata {
     path: PathBuf,
     boot: String,
-    writer: Option<Mutex<Writer>>,
+    // Before the writer, so that they are closed first: only a connection that may write can put the log away as the last.
     readers: Mutex<Vec<Connection>>,
+    writer: Option<Mutex<Writer>>,
     immutable: bool,
 }
 

@@ -70,7 +70,7 @@ fn line<'a>(row: &'a Row<'_>, platform: &'a str) -> Result<ImageLine<'a>> {
             config: or_none(5)?,
             platform,
             chain_id: text(row, 7)?,
-            layers: layers(or_none(9)?),
+            layers: or_none(9)?.lines().count() as u64, // one on a line
         }),
     };
     Ok(ImageLine {
@@ -83,12 +83,6 @@ fn line<'a>(row: &'a Row<'_>, platform: &'a str) -> Result<ImageLine<'a>> {
         },
         manifest,
     })
-}
-
-/// One on a line, and the last line has no end.
-fn layers(text: &str) -> u64 {
-    let ends = text.bytes().filter(|byte| *byte == b'\n').count();
-    (ends + usize::from(!text.is_empty())) as u64
 }
 
 fn text<'a>(row: &'a Row<'_>, column: usize) -> Result<Option<&'a str>> {

@@ -11,7 +11,7 @@ use transload::transfer::report::{
 };
 
 /// What stands for an image without a name.
-const UNNAMED: &str = "<unnamed>";
+pub const UNNAMED: &str = "<unnamed>";
 
 /// One line for each image, and one for the work.
 pub fn import(report: &ImportReport) -> String {
@@ -103,33 +103,8 @@ fn planned_image(image: &PlannedImage, style: &Style) -> String {
     text
 }
 
-pub fn images(view: &views::Images, whole_digests: bool, style: &Style) -> String {
-    if view.images.is_empty() {
-        return "no images yet: transload import ARCHIVE\n".to_string();
-    }
-    let mut table = Table::new(&[
-        ("NAME", Align::Left),
-        ("PLATFORM", Align::Left),
-        ("SIZE", Align::Right),
-        ("LAYERS", Align::Right),
-        ("IMPORTED", Align::Left),
-        ("TARGET", Align::Left),
-    ]);
-    for image in &view.images {
-        table.row([
-            image.name.as_deref().unwrap_or(UNNAMED),
-            image.platform.as_deref().unwrap_or("-"),
-            &format_size(image.size_bytes),
-            &image.layers.to_string(),
-            &format_time(Some(&image.imported)),
-            if whole_digests { &image.target } else { short(&image.target) },
-        ]);
-    }
-    table.render(style)
-}
-
 /// The first twelve digits of a digest.
-fn short(digest: &str) -> &str {
+pub fn short(digest: &str) -> &str {
     let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
     hex.get(..12).unwrap_or(hex)
 }
