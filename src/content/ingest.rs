@@ -211,9 +211,33 @@ impl BlobIngest {
     ) -> Result<Committed> {
         let digest = self.digest();
         let commit = || {
-            self.check(expected_bytes, expected, &digest).and_then(|()| self.publish(content, digest, sync))
+            self.check(expected_bytes, expected, &digest)?;
+            let dir = self.sync(sync)?;
+            failpoint::at("blob.publish")?;
+            match durable::publish(dir.fd(), DATA, content.dir(digest.algorithm()), &digest.hex())? {
+                true => Ok(Committed::New(digest, self.offset)),
+                false => Ok(Committed::Existing(digest, self.offset)),
+            }
         };
         commit().doing(|| format!("cannot publish blob {}", expected.unwrap_or(&digest)))
+    }
+
+    /// Checks and syncs what was written, so that only its name is missing.
+    pub(crate) fn seal(&self, expected: Option<&Digest>, sync: bool) -> Result<Digest> {
+        let digest = self.digest();
+        let seal = || self.check(None, expected, &digest).and_then(|()| self.sync(sync).map(drop));
+        seal().doing(|| format!("cannot publish blob {}", expected.unwrap_or(&digest)))?;
+        Ok(digest)
+    }
+
+    /// Gives what was sealed its name, and takes it at once from whatever has it.
+    pub(crate) fn take_name(&self, content: &ContentStore, digest: &Digest) -> Result<()> {
+        let name = || -> Result<()> {
+            failpoint::at("blob.publish")?;
+            let dir = self.dir.as_ref().ok_or_else(over)?;
+            Ok(fs::renameat(dir.fd(), DATA, content.dir(digest.algorithm()), digest.hex())?)
+        };
+        name().doing(|| format!("cannot publish blob {digest}"))
     }
 
     fn check(&self, expected_bytes: Option<u64>, expected: Option<&Digest>, actual: &Digest) -> Result<()> {
@@ -232,21 +256,14 @@ impl BlobIngest {
         Ok(())
     }
 
-    fn publish(&self, content: &ContentStore, digest: Digest, sync: bool) -> Result<Committed> {
-        let Some(dir) = &self.dir else {
-            return Err(over());
-        };
+    fn sync(&self, sync: bool) -> Result<&LockedDir> {
+        let dir = self.dir.as_ref().ok_or_else(over)?;
         // Readable by the owner alone: whoever may read blobs may enter the store, and that is 0700.
         fs::fchmod(&self.file, Mode::from_raw_mode(0o400))?;
         if sync && failpoint::sync("blob.sync")? {
             durable::sync_data(&self.file)?;
         }
-        let blobs = content.dir(digest.algorithm());
-        failpoint::at("blob.publish")?;
-        match durable::publish(dir.fd(), DATA, blobs, &digest.hex())? {
-            true => Ok(Committed::New(digest, self.offset)),
-            false => Ok(Committed::Existing(digest, self.offset)),
-        }
+        Ok(dir)
     }
 
     /// Removes the working place.

@@ -107,13 +107,18 @@ impl ContentStore {
         }
     }
 
+    /// Starts writing bytes that nobody has announced.
+    pub(crate) fn begin_unique(&self, algorithm: Algorithm) -> Result<BlobIngest> {
+        BlobIngest::start(LockedDir::fresh(&self.ingests, IngestRef::unique().name())?, algorithm)
+    }
+
     /// Writes a small document as a blob. Putting twice is fine.
     pub fn put_document(&self, bytes: &[u8], sync: bool) -> Result<Committed> {
         let digest = Digest::of(bytes);
         if self.stat(&digest)? == Some(bytes.len() as u64) {
             return Ok(Committed::Existing(digest, bytes.len() as u64));
         }
-        let mut ingest = self.begin(&IngestRef::unique(), Algorithm::Sha256)?;
+        let mut ingest = self.begin_unique(Algorithm::Sha256)?;
         ingest.write(bytes)?;
         ingest.commit(self, Some(bytes.len() as u64), Some(&digest), sync)
     }

@@ -115,6 +115,12 @@ impl LockedDir {
         }
     }
 
+    /// Makes and locks a directory whose name nobody else uses. A look of [`LockedDir::try_existing`] or [`LockedDir::is_taken`]
+    /// in passing may hold it for a moment; that is waited for.
+    pub fn fresh(parent: &Arc<OwnedFd>, name: &str) -> Result<LockedDir> {
+        Self::acquire(parent, name, &Cancel::new(), &mut || {})
+    }
+
     /// The directory.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

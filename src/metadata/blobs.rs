@@ -29,15 +29,35 @@ impl Metadata {
         self.write(Sync::Lazy, |transaction| put(transaction, rows, self.boot()))
     }
 
+    /// Gives a blob its name and records it, in one step: of all who publish it, in whatever process, one at a time is between
+    /// looking and recording. Where a trusted one of that size is recorded and `is_there`, the answer is `false` and nothing is
+    /// done.
+    ///
+    /// A death in between leaves a file without a record, which counts for nothing.
+    pub(crate) fn blob_publish(
+        &self,
+        row: &BlobRow,
+        is_there: impl FnOnce() -> Result<bool>,
+        name: impl FnOnce() -> Result<()>,
+    ) -> Result<bool> {
+        self.write(Sync::Lazy, |transaction| {
+            let known = trusted(transaction, &row.digest, self.boot())?;
+            if known.as_ref().is_some_and(|known| known.size_bytes == row.size_bytes) && is_there()? {
+                return Ok(false);
+            }
+            if known.is_some() {
+                // It is lost, and may be recorded as synced, which what takes its place is not.
+                remove(transaction, &row.digest.to_string())?;
+            }
+            name()?;
+            put(transaction, std::slice::from_ref(row), self.boot())?;
+            Ok(true)
+        })
+    }
+
     /// The blob, unless it is unknown or not trusted.
     pub fn blob_get(&self, digest: &Digest) -> Result<Option<BlobRow>> {
-        let sql =
-            format!("SELECT digest, size_bytes, head, durable FROM blob WHERE digest = ?1 AND {TRUSTED}");
-        self.read(|transaction| {
-            let mut statement = transaction.prepare_cached(&sql)?;
-            let mut rows = statement.query(params![digest.to_string(), self.boot()])?;
-            rows.next()?.map(blob).transpose()
-        })
+        self.read(|transaction| trusted(transaction, digest, self.boot()))
     }
 
     /// Every blob that is recorded, trusted or not.
@@ -96,6 +116,13 @@ impl Metadata {
     pub fn mark_durable(&self, resources: &[Resource]) -> Result<()> {
         self.write(Sync::Lazy, |transaction| mark(transaction, resources, self.boot()))
     }
+}
+
+fn trusted(connection: &Connection, digest: &Digest, boot: &str) -> Result<Option<BlobRow>> {
+    let sql = format!("SELECT digest, size_bytes, head, durable FROM blob WHERE digest = ?1 AND {TRUSTED}");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![digest.to_string(), boot])?;
+    rows.next()?.map(blob).transpose()
 }
 
 pub(super) fn remove(connection: &Connection, digest: &str) -> Result<()> {

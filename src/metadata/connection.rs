@@ -111,6 +111,11 @@ impl Metadata {
         Ok(value)
     }
 
+    /// Comes back when whoever is writing has finished, in whatever process: what was begun before can be read then.
+    pub(crate) fn settled(&self) -> Result<()> {
+        Turn::take(&lock(self.writer.as_ref().ok_or_else(read_only)?).lock).map(drop)
+    }
+
     /// From now on the log is written back early, for a disk that is nearly full. Else it grows to a thousand pages first.
     pub(crate) fn keep_log_small(&self) -> Result<()> {
         match &self.writer {

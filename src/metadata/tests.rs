@@ -1,8 +1,9 @@
 mod holds;
+mod publishing;
 mod snapshots;
 
 use super::*;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{ChainId, Descriptor, DiffId, Digest, Platform, media_type};
 use std::collections::HashSet;
 use std::path::Path;

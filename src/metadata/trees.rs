@@ -82,14 +82,29 @@ impl Metadata {
         self.write(Sync::Lazy, |transaction| put_trees(transaction, std::slice::from_ref(row), self.boot()))
     }
 
+    /// Gives a tree its name and records it, in one step, as [`Metadata::blob_publish`] does for blobs. Who waits for the working
+    /// place, which goes with the name, calls [`Metadata::settled`] before looking.
+    pub(crate) fn tree_publish(
+        &self,
+        row: &TreeRow,
+        is_there: impl FnOnce() -> Result<bool>,
+        name: impl FnOnce() -> Result<()>,
+    ) -> Result<bool> {
+        self.write(Sync::Lazy, |transaction| {
+            if trusted(transaction, &row.diff_id, self.boot())?.is_some() && is_there()? {
+                return Ok(false);
+            }
+            // One that is lost may be recorded as synced, which what takes its place is not.
+            forget(transaction, &row.diff_id)?;
+            name()?;
+            put_trees(transaction, std::slice::from_ref(row), self.boot())?;
+            Ok(true)
+        })
+    }
+
     /// The tree, unless it is unknown or not trusted.
     pub fn tree_get(&self, diff_id: &DiffId) -> Result<Option<TreeRow>> {
-        let sql = format!("{TREE} WHERE diff_id = ?1 AND {TRUSTED}");
-        self.read(|transaction| {
-            let mut statement = transaction.prepare_cached(&sql)?;
-            let mut rows = statement.query(params![diff_id.to_string(), self.boot()])?;
-            rows.next()?.map(tree).transpose()
-        })
+        self.read(|transaction| trusted(transaction, diff_id, self.boot()))
     }
 
     /// Every tree that is recorded, trusted or not.
@@ -99,11 +114,19 @@ impl Metadata {
 
     /// Forgets trees. Forgetting twice is fine.
     pub fn tree_remove(&self, diff_ids: &[DiffId]) -> Result<()> {
-        self.write(Sync::Lazy, |transaction| {
-            let mut statement = transaction.prepare_cached("DELETE FROM tree WHERE diff_id = ?")?;
-            diff_ids.iter().try_for_each(|diff_id| Ok(statement.execute([diff_id.to_string()]).map(drop)?))
-        })
+        self.write(Sync::Lazy, |transaction| diff_ids.iter().try_for_each(|id| forget(transaction, id)))
     }
+}
+
+fn trusted(connection: &Connection, diff_id: &DiffId, boot: &str) -> Result<Option<TreeRow>> {
+    let mut statement = connection.prepare_cached(&format!("{TREE} WHERE diff_id = ?1 AND {TRUSTED}"))?;
+    let mut rows = statement.query(params![diff_id.to_string(), boot])?;
+    rows.next()?.map(tree).transpose()
+}
+
+fn forget(connection: &Connection, diff_id: &DiffId) -> Result<()> {
+    connection.prepare_cached("DELETE FROM tree WHERE diff_id = ?")?.execute([diff_id.to_string()])?;
+    Ok(())
 }
 
 pub(super) fn all(connection: &Connection) -> Result<Vec<TreeRow>> {

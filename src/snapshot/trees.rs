@@ -117,6 +117,11 @@ impl Trees {
         LockedDir::try_acquire(&self.ingests, place)?.map(|dir| self.start(dir)).transpose()
     }
 
+    /// Starts a tree in a working place of its own.
+    pub(crate) fn begin_unique(&self) -> Result<TreeIngest<'_>> {
+        self.start(LockedDir::fresh(&self.ingests, &format!("tree-{}", durable::unique_name()))?)
+    }
+
     fn start(&self, dir: LockedDir) -> Result<TreeIngest<'_>> {
         let fresh = || -> Result<OwnedFd> {
             remove::remove_contents(dir.fd())?;
@@ -133,19 +138,25 @@ impl Trees {
 
     /// Removes a tree. One that is not there is removed already.
     pub fn remove(&self, diff_id: &DiffId) -> Result<()> {
-        let remove = || -> Result<()> {
-            // Out of sight first, so that nobody meets half a tree under its name.
-            let tombstone = format!("removed-{}", durable::unique_name());
-            match fs::renameat(&self.trees, directory(diff_id), &self.ingests, &tombstone) {
-                Ok(()) => {
-                    failpoint::at("tree.remove")?;
-                    remove::remove_tree(self.ingests.as_fd(), &tombstone)
-                }
-                Err(Errno::NOENT) => Ok(()),
-                Err(errno) => Err(errno.into()),
-            }
-        };
+        let remove = || self.set_aside(diff_id)?.map_or(Ok(()), |aside| self.remove_aside(&aside));
         remove().doing(|| format!("cannot remove tree {diff_id}"))
+    }
+
+    /// Takes away a tree's name, so that nobody meets half a tree under it. Gives the one that it has under `ingest/` until
+    /// [`Trees::remove_aside`]; `None` if it is not there.
+    fn set_aside(&self, diff_id: &DiffId) -> Result<Option<String>> {
+        let tombstone = format!("removed-{}", durable::unique_name());
+        match fs::renameat(&self.trees, directory(diff_id), &self.ingests, &tombstone) {
+            Ok(()) => Ok(Some(tombstone)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Removes what was set aside.
+    pub(crate) fn remove_aside(&self, aside: &str) -> Result<()> {
+        failpoint::at("tree.remove")?;
+        remove::remove_tree(self.ingests.as_fd(), aside)
     }
 
     /// The layer whose tree has this directory; `None` for a name that is none of ours.
@@ -218,24 +229,46 @@ impl TreeIngest<'_> {
 
     /// Gives the tree its name. Whoever calls this has verified that the bytes have the record's DiffId.
     pub fn publish(mut self, record: &TreeRecord) -> Result<Committed> {
+        let diff_id = self.seal(record)?;
+        self.name(&diff_id).doing(|| format!("cannot publish tree {diff_id}"))
+    }
+
+    /// Writes down what the directory alone cannot say, so that only the tree's name is missing. Whoever calls this has
+    /// verified that the bytes have the record's DiffId.
+    pub(crate) fn seal(&self, record: &TreeRecord) -> Result<DiffId> {
         let unverified = || Error::new(ErrorKind::Internal, "the tree to be published has no DiffId");
         let diff_id = record.diff_id.ok_or_else(unverified)?;
-        let mut publish = || -> Result<Committed> {
-            let json = serde_json::to_vec(record)
-                .map_err(|error| Error::new(ErrorKind::Internal, format!("tree.json: {error}")))?;
-            let dir = self.dir.take().expect("held until published");
-            // No sync here: one syncfs before the transaction covers all trees of an import.
-            durable::write_atomic(dir.fd(), "tree.json", &json, false)?;
-            failpoint::at("tree.publish")?;
-            match dir.publish(self.trees.trees.as_fd(), &directory(&diff_id))? {
-                Ok(_) => Ok(Committed::New),
-                Err(ours) => {
-                    self.dir = Some(ours);
-                    Ok(Committed::Existing)
-                }
+        let json = serde_json::to_vec(record)
+            .map_err(|error| Error::new(ErrorKind::Internal, format!("tree.json: {error}")));
+        let dir = self.dir.as_ref().expect("held until published");
+        // No sync here: one syncfs before the transaction covers all trees of an import.
+        json.and_then(|json| durable::write_atomic(dir.fd(), "tree.json", &json, false))
+            .doing(|| format!("cannot publish tree {diff_id}"))?;
+        Ok(diff_id)
+    }
+
+    /// Gives what was sealed its name. What has it is set aside, and to be removed by [`Trees::remove_aside`].
+    pub(crate) fn take_name(&mut self, diff_id: &DiffId) -> Result<Option<String>> {
+        let mut name = || -> Result<Option<String>> {
+            let aside = self.trees.set_aside(diff_id)?;
+            match self.name(diff_id)? {
+                Committed::New => Ok(aside),
+                Committed::Existing => Err(Error::new(ErrorKind::Internal, "another came in between")),
             }
         };
-        publish().doing(|| format!("cannot publish tree {diff_id}"))
+        name().doing(|| format!("cannot publish tree {diff_id}"))
+    }
+
+    fn name(&mut self, diff_id: &DiffId) -> Result<Committed> {
+        failpoint::at("tree.publish")?;
+        let dir = self.dir.take().expect("held until published");
+        match dir.publish(self.trees.trees.as_fd(), &directory(diff_id))? {
+            Ok(_) => Ok(Committed::New),
+            Err(ours) => {
+                self.dir = Some(ours);
+                Ok(Committed::Existing)
+            }
+        }
     }
 }
 

@@ -37,7 +37,7 @@ impl Key {
     }
 }
 
-/// The claims of one process. Clones share them; every engine on one store in a process holds the same ones.
+/// The claims of one engine. Clones share them; other engines, in this process or another, are met at the locks.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
     in_flight: InFlight<Key, ()>,
@@ -191,16 +191,13 @@ const PUBLICATION_WAIT: Duration = Duration::from_secs(1);
 pub(crate) enum Publication {
     /// Nobody else makes or removes it.
     Alone(LockedDir),
-    /// Someone else may be making it; that is right as well, and only less frugal. Nobody removes it: no collection is
+    /// Someone else is making it, and both publish the same (see [`Metadata::blob_publish`](crate::metadata::Metadata)), so this
+    /// is right as well, and only less frugal. Nobody removes it: no collection is
     /// between forgetting a thing and removing it as long as this is held.
     Beside { _no_sweep: GcLock },
 }
 
 impl Publication {
-    pub(crate) fn is_alone(&self) -> bool {
-        matches!(self, Publication::Alone(_))
-    }
-
     /// It is published. The place is empty; a leftover would be swept by gc.
     pub(crate) fn finish(self) -> Result<()> {
         match self {
@@ -317,13 +314,13 @@ mod tests {
         let (key, cancel) = (Key::Blob(Digest::of(b"x")), Cancel::new());
         let ask = || publication(&store, &key, &cancel, Duration::from_millis(50));
         let alone = ask().expect("free");
-        assert!(alone.is_alone());
+        assert!(matches!(alone, Publication::Alone(_)));
         let sweeping = store.sweep_lock_exclusive(&cancel).expect("locks");
         let refused = ask().err().map(|error| error.kind());
         assert_eq!(refused, Some(ErrorKind::Busy), "never without any lock");
         drop(sweeping);
         let beside = ask().expect("no sweep");
-        assert!(!beside.is_alone());
+        assert!(matches!(beside, Publication::Beside { .. }));
         let cancelled = Cancel::new();
         cancelled.cancel();
         let kept_out = store.sweep_lock_exclusive(&cancelled).err().map(|error| error.kind());

@@ -4,7 +4,7 @@ use super::audit::Audit;
 use super::claims::{BlobClaim, Claimed, Claims, WaitEnd};
 use super::layer_job::StageClock;
 use super::options::ImportOptions;
-use crate::content::Committed;
+use crate::content::{BlobIngest, Committed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::{ApplyOptions, Confinement};
 use crate::metadata::{BlobRow, Resource};
@@ -63,23 +63,25 @@ impl Context<'_> {
         Ok(self.store.metadata().tree_get(diff_id)?.is_some() && self.store.trees().stat(diff_id)?.is_some())
     }
 
-    /// Forgets a record whose blob is gone, so that the one that takes its place is synced again.
-    pub(crate) fn forget_lost(&self, digest: &Digest) -> Result<()> {
-        let metadata = self.store.metadata();
-        if metadata.blob_get(digest)?.is_some() && self.store.content().stat(digest)?.is_none() {
-            metadata.blob_remove(&[*digest])?;
+    /// Publishes and records what was written, unless it is there and can be trusted. What lies there without a record of its own
+    /// was never finished, or was not synced before a power cut, and is replaced.
+    pub(crate) fn publish_blob(
+        &self,
+        ingest: &BlobIngest,
+        expected: Option<&Digest>,
+        head: Digest,
+    ) -> Result<Committed> {
+        let digest = ingest.seal(expected, self.options.sync)?;
+        let content = self.store.content();
+        let size_bytes = ingest.status().offset;
+        let row = BlobRow { digest, size_bytes, head: Some(head), durable: false };
+        let is_there = || Ok(content.stat(&digest)? == Some(size_bytes));
+        let name = || ingest.take_name(content, &digest);
+        if !self.store.metadata().blob_publish(&row, is_there, name)? {
+            return Ok(Committed::Existing(digest, size_bytes));
         }
-        Ok(())
-    }
-
-    /// Records a published blob and tells of it.
-    pub(crate) fn record_blob(&self, committed: &Committed, head: Option<Digest>) -> Result<()> {
-        let (digest, size_bytes) = (committed.digest(), committed.size_bytes());
-        self.store.metadata().blob_put(&[BlobRow { digest, size_bytes, head, durable: false }])?;
-        if matches!(committed, Committed::New(..)) {
-            self.event(Event::BlobWritten { digest, size_bytes });
-        }
-        Ok(())
+        self.event(Event::BlobWritten { digest, size_bytes });
+        Ok(Committed::New(digest, size_bytes))
     }
 
     /// Writes a manifest, an index or a configuration, unless it is there or another import is at it.
@@ -142,13 +144,8 @@ impl Context<'_> {
             return Ok(Committed::Existing(*digest, bytes.len() as u64));
         }
         self.event(Event::BlobClaimed(*digest));
-        self.forget_lost(digest)?;
-        // What lies there without a record of its own was never finished, or was not synced before a power cut.
-        self.store.content().remove(digest)?;
         ingest.write(bytes)?;
-        let head = ingest.head();
-        let committed = ingest.commit(self.store.content(), None, Some(digest), self.options.sync)?;
-        self.record_blob(&committed, Some(head))?;
+        let committed = self.publish_blob(&ingest, Some(digest), ingest.head())?;
         drop(ingest);
         guard.finish();
         Ok(committed)

@@ -9,14 +9,13 @@ use super::context::Context;
 use super::intake::Sink;
 use super::layer_job::{LayerDone, LayerJob, LayerWork, Unpack, Unpacking, check_diff_id, run};
 use crate::archive::{MemberName, Seekable};
-use crate::content::{BlobIngest, Committed, IngestRef};
+use crate::content::{BlobIngest, Committed};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::codec::Codec;
 use crate::metadata::{Resource, TreeRow};
 use crate::oci::{Algorithm, DiffId, Digest};
 use crate::parallel::Lanes;
 use crate::progress::{Event, Outcome, Stage};
-use crate::snapshot::Committed as TreeCommitted;
 use crate::trace;
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -244,7 +243,7 @@ fn claim_blob(context: &Context<'_>, layer: &mut Layer) -> Result<(Option<BlobTo
     let content = context.store.content();
     let Some(digest) = layer.digest else {
         let wanted = !context.options.discard_blobs;
-        let ingest = wanted.then(|| content.begin(&IngestRef::unique(), Algorithm::Sha256)).transpose()?;
+        let ingest = wanted.then(|| content.begin_unique(Algorithm::Sha256)).transpose()?;
         return Ok((ingest.map(|ingest| (ingest, None)), None));
     };
     if context.has_blob(&digest, layer.size_bytes)? {
@@ -255,7 +254,7 @@ fn claim_blob(context: &Context<'_>, layer: &mut Layer) -> Result<(Option<BlobTo
         return Ok((None, None));
     }
     if layer.stalled {
-        return Ok((Some((content.begin(&IngestRef::unique(), digest.algorithm())?, None)), None));
+        return Ok((Some((content.begin_unique(digest.algorithm())?, None)), None));
     }
     let BlobClaim { ingest, guard } = match context.claims.blob(context.store, &digest)? {
         Claimed::Mine(claim) => claim,
@@ -282,24 +281,16 @@ fn claim_tree<'s>(context: &Context<'s>, layer: &mut Layer) -> Result<(TreeToExt
         return Ok(((tree, None), None));
     }
     let diff_id = layer.diff_id.or(layer.claimed_diff_id);
-    if layer.stalled {
-        let place = format!("tree-{}", crate::io::durable::unique_name());
-        let ingest = context.store.trees().try_begin(&place)?;
-        let ingest =
-            ingest.ok_or_else(|| Error::new(ErrorKind::Internal, "a fresh working place is taken"))?;
-        return Ok(((Unpack::Extract(ingest), None), None));
-    }
-    if layer.digest.is_none() && diff_id.is_none() {
-        let place = format!("tree-{}", crate::io::durable::unique_name());
-        let ingest = context.store.trees().try_begin(&place)?.map(Unpack::Extract);
-        return Ok(((ingest.unwrap_or(Unpack::No), None), None));
+    if layer.stalled || (layer.digest.is_none() && diff_id.is_none()) {
+        return Ok(((Unpack::Extract(context.store.trees().begin_unique()?), None), None));
     }
     let claimed = context.claims.tree(context.store, layer.digest.as_ref(), diff_id.as_ref())?;
     let TreeClaim { ingest, guard } = match claimed {
         Claimed::Mine(claim) => claim,
         Claimed::Taken(other) => return Ok((NOTHING, Some(other))),
     };
-    // Someone may have finished between the look and the claim.
+    // Someone may have finished between the look and the claim; the place is free a moment before the tree is recorded.
+    context.store.metadata().settled()?;
     if let Some(tree) = tree_there(context, layer)? {
         drop(ingest);
         guard.finish();
@@ -309,7 +300,6 @@ fn claim_tree<'s>(context: &Context<'s>, layer: &mut Layer) -> Result<(TreeToExt
         return Ok(((tree, None), None));
     }
     if let Some(diff_id) = diff_id {
-        context.store.trees().remove(&diff_id)?;
         context.event(Event::TreeClaimed(diff_id));
     }
     Ok(((Unpack::Extract(ingest), Some(guard)), None))
@@ -498,10 +488,9 @@ fn publish_blob(
                 true => None,
                 false => Some(to_publish(context, &Key::Blob(done.digest))?),
             };
-            let alone = place.as_ref().is_none_or(Publication::is_alone);
             let span = publish_span("blob", &done.digest);
             let committed = trace::within(span, |span| {
-                let committed = commit_blob(context, layer, ingest, (done.digest, done.head), alone)?;
+                let committed = commit_blob(context, layer, ingest, (done.digest, done.head))?;
                 span.record("existing", matches!(committed, Committed::Existing(..)));
                 Ok(committed)
             })?;
@@ -531,22 +520,15 @@ fn publish_span(kind: &'static str, digest: &Digest) -> Span {
 fn commit_blob(
     context: &Context<'_>,
     layer: &Layer,
-    ingest: &mut BlobIngest,
+    ingest: &BlobIngest,
     (digest, head): (Digest, Digest),
-    alone: bool,
 ) -> Result<Committed> {
     check_digest(layer.digest.as_ref(), &digest)?;
+    // Asked before it is synced, too.
     if context.has_blob(&digest, None)? {
         return Ok(Committed::Existing(digest, ingest.status().offset));
     }
-    context.forget_lost(&digest)?;
-    // What lies there without a record of its own was never finished, or was not synced before a power cut.
-    if alone {
-        context.store.content().remove(&digest)?;
-    }
-    let committed = ingest.commit(context.store.content(), None, None, context.options.sync)?;
-    context.record_blob(&committed, Some(head))?;
-    Ok(committed)
+    context.publish_blob(ingest, None, head)
 }
 
 fn check_digest(expected: Option<&Digest>, actual: &Digest) -> Result<()> {
@@ -576,7 +558,7 @@ fn publish_tree(
         metadata.layer_put(digest, &diff_id, codec.name(), bytes)?;
     }
     // Only a proof was wanted; the next round finds the tree.
-    let Some((ingest, applied)) = tree else { return Ok(()) };
+    let Some((mut ingest, applied)) = tree else { return Ok(()) };
     applied
         .notices
         .into_iter()
@@ -588,29 +570,25 @@ fn publish_tree(
         true => None,
         false => Some(to_publish(context, &Key::Tree(diff_id))?),
     };
-    let alone = place.as_ref().is_none_or(Publication::is_alone);
-    if alone && metadata.tree_get(&diff_id)?.is_none() {
-        // What lies there without a record of its own was never finished.
-        trees.remove(&diff_id)?;
-    }
-    // The record first: publishing lets go of the lock, and who waits for it must find both. A record without its tree,
-    // after a crash in between, counts for nothing.
     let row = TreeRow { diff_id, bytes: record.bytes, inodes: record.inodes, durable: false };
-    let published = trace::within(publish_span("tree", &diff_id.0), |span| {
-        metadata.tree_put(&row)?;
-        let published = ingest.publish(&record)?;
-        span.record("existing", published == TreeCommitted::Existing);
-        Ok(published)
+    let new = trace::within(publish_span("tree", &diff_id.0), |span| {
+        ingest.seal(&record)?;
+        let mut aside = None;
+        let name = || ingest.take_name(&diff_id).map(|before| aside = before);
+        let new = metadata.tree_publish(&row, || trees.contains(&diff_id), name)?;
+        span.record("existing", !new);
+        // What lay there without a record of its own was never finished.
+        aside.map_or(Ok(()), |aside| trees.remove_aside(&aside))?;
+        Ok(new)
     })?;
+    drop(ingest);
     place.map(Publication::finish).transpose()?;
     layer.unpacked_bytes = record.bytes;
-    layer.tree = match published {
-        TreeCommitted::New => {
-            context.event(Event::TreeExtracted { diff_id, bytes: record.bytes });
-            layer.inodes = record.inodes;
-            Some(Outcome::New)
-        }
-        TreeCommitted::Existing => Some(layer.there()),
-    };
+    layer.tree = Some(layer.there());
+    if new {
+        context.event(Event::TreeExtracted { diff_id, bytes: record.bytes });
+        layer.inodes = record.inodes;
+        layer.tree = Some(Outcome::New);
+    }
     Ok(())
 }

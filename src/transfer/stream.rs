@@ -13,7 +13,7 @@ use super::layer_job::{LayerJob, LayerWork, Unpack, run};
 use super::layers::{Layer, ingest_span, publish, record_ingest};
 use super::stages::{micros, read_span};
 use crate::archive::{KeptDocuments, MemberKind, MemberName, Stream, StreamMember};
-use crate::content::{Blob, HEAD_BYTES, IngestRef};
+use crate::content::{Blob, HEAD_BYTES};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::codec::Codec;
 use crate::metadata::Resource;
@@ -407,7 +407,7 @@ fn dispatch<'s>(
     let (sink, blob_guard) = match claim.blob {
         Some(BlobClaim { ingest, guard }) => (Sink::Write(ingest), Some(guard)),
         None if context.options.discard_blobs => (Sink::hash(algorithm), None),
-        None => (Sink::Write(context.store.content().begin(&IngestRef::unique(), algorithm)?), None),
+        None => (Sink::Write(context.store.content().begin_unique(algorithm)?), None),
     };
     let (sender, receiver) = bounded(queue_chunks(context));
     let (returned, recycled) = bounded(queue_chunks(context) + 1);
@@ -461,9 +461,7 @@ fn speculate<'s>(
             })
         });
     }
-    let place = format!("tree-{}", crate::io::durable::unique_name());
-    let ingest = context.store.trees().try_begin(&place)?;
-    Ok((ingest.map_or(Unpack::No, Unpack::Extract), None))
+    Ok((Unpack::Extract(context.store.trees().begin_unique()?), None))
 }
 
 /// Reads the member to its end. An error of the archive goes to the lane as well, so that it does not take the end of
