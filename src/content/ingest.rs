@@ -210,7 +210,7 @@ impl BlobIngest {
         sync: bool,
     ) -> Result<Committed> {
         let digest = self.digest();
-        let commit = || {
+        let commit = || -> Result<Committed> {
             self.check(expected_bytes, expected, &digest)?;
             let dir = self.sync(sync)?;
             failpoint::at("blob.publish")?;

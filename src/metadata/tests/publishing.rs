@@ -26,7 +26,10 @@ fn at_once(dir: &tempfile::TempDir, publish: impl Fn(&Metadata, &AtomicUsize) ->
 #[test]
 fn of_several_publishers_of_one_thing_one_gives_it_its_name() {
     let (dir, _metadata) = fresh();
-    let count = |named: &AtomicUsize| Ok(named.fetch_add(1, Ordering::SeqCst)).map(drop);
+    let count = |named: &AtomicUsize| {
+        named.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    };
     let there = |named: &AtomicUsize| Ok(named.load(Ordering::SeqCst) > 0);
     let blobs =
         |m: &Metadata, n: &AtomicUsize| m.blob_publish(&blob(), || there(n), || count(n)).expect("publishes");
