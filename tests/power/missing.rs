@@ -7,6 +7,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Child;
 
+use transload::store::Store;
+
 use crate::House;
 use crate::committed;
 use crate::support::disk::Kind;
@@ -145,8 +147,11 @@ impl House {
         let disk = self.shelf.disk(kind);
         let live = kind.mount(&disk, &self.dir.path().join("live"));
         let store = live.path().join("store");
+        let mut elsewhere = None;
         for args in scene.before {
             with_faults(&store, "", &self.words(args)).ok();
+            // Who closes it as the last puts the log away, which waits for the disk and hides a missing sync.
+            elsewhere.get_or_insert_with(|| Store::open(&store, &Default::default()).expect("opens"));
         }
         let stops = scene.stops.map(|point| format!("{point}=stop")).unwrap_or_default();
         let child = self.up_to(&store, &format!("{faults};{stops}"), scene);
@@ -159,7 +164,7 @@ impl House {
             child.kill().expect("it is stopped");
             child.wait().expect("ends");
         }
-        drop(live);
+        drop((elsewhere, live));
         let recovered = kind.recover(&cut, &self.dir.path().join("recovered"));
         let wrong = match &recovered {
             Err(error) => vec![error.clone()],
