@@ -14,10 +14,12 @@ pub mod holders;
 mod idmapped;
 mod ids;
 mod info;
+mod live;
 mod namespace;
 
 pub use ids::{IdMapping, IdMaps};
-pub use info::{MountInfo, all, everywhere, is_source_of, list, source_name};
+pub use info::{MountInfo, all, is_source_of, list, on_top, source_name, source_parts};
+pub use live::{is_live, is_upper_used};
 pub use namespace::enter_user_namespace;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};

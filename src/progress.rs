@@ -4,7 +4,7 @@ use crate::error::ErrorKind;
 use crate::oci::{ChainId, DiffId, Digest};
 use crate::trace::TraceId;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,7 +123,7 @@ pub struct SnapshotStep {
     pub key: String,
     /// The ChainID of the image behind it, where there is one.
     pub digest: Option<String>,
-    /// The mount point, for steps that have one.
+    /// The mount point; none of a snapshot that a program prepared for a mount of its own.
     pub target: Option<PathBuf>,
     /// How often the kernel was asked.
     pub attempts: u32,
@@ -135,12 +135,6 @@ impl SnapshotStep {
     /// The same, after this many attempts.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts;
-        self
-    }
-
-    /// The same, at this mount point.
-    pub fn target(mut self, target: &Path) -> Self {
-        self.target = Some(target.to_path_buf());
         self
     }
 }

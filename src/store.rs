@@ -14,6 +14,7 @@ mod lease;
 mod lock;
 pub mod mounted;
 pub(crate) mod reserve;
+mod shown;
 mod temporary;
 
 pub use crate::tree::WhiteoutForm;
@@ -55,6 +56,8 @@ pub struct StoreOptions {
 /// An open store.
 pub struct Store {
     path: PathBuf,
+    /// The same without links, as the mount table would have it.
+    real: PathBuf,
     root: OwnedFd,
     format: StoreFormat,
     read_only: bool,
@@ -83,6 +86,7 @@ impl Store {
     fn open_at(path: &Path, options: &StoreOptions) -> Result<Store> {
         let path = std::path::absolute(path)?;
         let root = open_root(&path, options.create && !options.read_only)?;
+        let real = std::fs::canonicalize(&path)?;
         let read_only = options.read_only || !filesystem::is_writable(root.as_fd())?;
         let mut format = match format::read(root.as_fd())? {
             Some(format) => format,
@@ -110,10 +114,11 @@ impl Store {
             format::upgrade(root.as_fd(), &mut format)?;
         }
         let trees = Trees::open(root.as_fd())?;
-        let snapshots = snapshotter(&path, &metadata, &format)?;
+        let snapshots = snapshotter(&real, &metadata, &format)?;
         let found_foreign = index_file::is_foreign(root.as_fd())?;
         let store = Store {
             path,
+            real,
             root,
             format,
             read_only,
@@ -155,7 +160,7 @@ impl Store {
         self.reserve.as_ref().map_or(Ok(()), Reserve::check)
     }
 
-    /// The directory, as an absolute path.
+    /// The directory, as an absolute path in the words of whoever opened it.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -290,6 +290,227 @@ fn a_killed_run_leaves_nothing_that_a_collection_does_not_take() {
 }
 
 #[test]
+fn a_store_is_the_same_by_every_path_that_leads_to_it() {
+    let Some(house) = House::new() else { return };
+    let at = |name: &str| house.dir.path().join(name);
+    std::os::unix::fs::symlink(house.store(), at("link")).expect("a link");
+    std::fs::create_dir(at("bound")).expect("a directory");
+    rustix::mount::mount_bind(house.store(), at("bound")).expect("binds");
+    let _bound = Unmount(at("bound"));
+    let paths = [house.store(), at("link"), at("link/../store"), at("bound")];
+    let pairs = [(1, 1), (1, 0), (0, 1), (2, 2), (3, 3), (3, 0), (0, 3)];
+    for (number, (mounts, unmounts)) in pairs.into_iter().enumerate() {
+        for options in EITHER {
+            let mnt = at(&format!("mnt-{number}-{}", options.len()));
+            std::fs::create_dir(&mnt).expect("a directory");
+            let _guard = Unmount(mnt.clone());
+            let text = mnt.display().to_string();
+            let words: Vec<&str> =
+                ["mount", IMAGE, &text].into_iter().chain(options.iter().copied()).collect();
+            transload(&paths[mounts], words).ok();
+            let holder = Process::in_directory(&text);
+            let (by, to) = (paths[mounts].display(), paths[unmounts].display());
+            let refused = transload(&paths[unmounts], ["umount", &text]).fails(5);
+            assert!(refused.stderr.contains("a process uses it"), "{by} {to}: {}", refused.stderr);
+            transload(&paths[unmounts], ["gc"]).ok();
+            assert_eq!(house.directories(), 1, "{by} {to}: what it shows is there still");
+            holder.end();
+            transload(&paths[unmounts], ["umount", &text]).ok();
+            assert!(!mnt.join("top").exists(), "{by} {to}: it is unmounted");
+            assert_eq!((house.mount_count(), house.directories()), (0, 0), "{by} {to}");
+        }
+    }
+}
+
+#[test]
+fn a_store_that_was_moved_knows_its_mounts() {
+    let Some(house) = House::new() else { return };
+    for options in EITHER {
+        let (at, _unmount) = house.mount(&format!("mnt{}", options.len()), options);
+        let moved = house.dir.path().join("moved");
+        std::fs::rename(house.store(), &moved).expect("moves");
+        // What is elsewhere now would be taken for the store if names alone decided.
+        transload(&house.store(), ["import", &house.dir.path().join("held.tar").display().to_string()]).ok();
+        let holder = Process::in_directory(&at);
+        transload(&moved, ["umount", &at]).fails(5);
+        transload(&moved, ["gc"]).ok();
+        assert!(Path::new(&at).join("top").exists());
+        let snapshots = || std::fs::read_dir(moved.join("snapshots")).expect("lists").count();
+        let with = snapshots();
+        holder.end();
+        transload(&moved, ["umount", &at]).ok();
+        assert!(!Path::new(&at).join("top").exists(), "it is unmounted");
+        assert_eq!(snapshots(), with - 1);
+        std::fs::remove_dir_all(house.store()).expect("removes");
+        std::fs::rename(&moved, house.store()).expect("moves back");
+    }
+}
+
+/// A process in a mount namespace of its own that can see nothing of the mounts there, because it has another root.
+fn blind(house: &House) -> Option<Process> {
+    let busybox = support::tools::busybox()?;
+    let root = house.dir.path().join("root");
+    std::fs::create_dir_all(&root).expect("a directory");
+    std::fs::copy(busybox, root.join("busybox")).expect("copies");
+    let root = root.display().to_string();
+    let words = ["-m", "--propagation", "private", "chroot", &root, "/busybox", "sleep", "1000"];
+    let process = Process::start(Command::new("unshare").args(words));
+    let name = format!("/proc/{}/comm", process.0.id());
+    eventually("it has its own mounts and root", || {
+        std::fs::read_to_string(&name).is_ok_and(|name| name.trim_end() == "busybox")
+    });
+    Some(process)
+}
+
+#[test]
+fn a_copy_that_no_mount_table_shows_keeps_what_is_below_it() {
+    let Some(house) = House::new() else { return };
+    for options in EITHER {
+        let (at, _unmount) = house.mount(&format!("mnt{}", options.len()), options);
+        let Some(other) = blind(&house) else { return };
+        let done = house.run(&["--json", "umount", &at]).ok();
+        assert_eq!(done.json()["deferred"][0], Value::from(&*at));
+        assert!(done.stderr.contains("where it cannot be seen from here"), "{}", done.stderr);
+        assert!(!Path::new(&at).join("top").exists(), "it is unmounted here");
+        house.run(&["gc"]).ok();
+        assert_eq!((house.mount_count(), house.directories()), (1, 1), "{options:?}: the copy lives");
+        other.end();
+        house.run(&["gc"]).ok();
+        assert_eq!((house.mount_count(), house.directories()), (0, 0));
+    }
+}
+
+#[test]
+fn a_bind_mount_is_kept_while_there_are_processes_that_cannot_be_looked_into() {
+    let Some(mut house) = House::new() else { return };
+    if !have(&["setpriv"]) {
+        return;
+    }
+    let archive = house.dir.path().join("single.tar");
+    std::fs::write(&archive, image().name("single").layer(file("one", "1")).docker()).expect("an archive");
+    house.run(&["import", &archive.display().to_string()]).ok();
+    house.before += house.directories();
+    let at = house.dir.path().join("mnt");
+    std::fs::create_dir(&at).expect("a directory");
+    let _guard = Unmount(at.clone());
+    let text = at.display().to_string();
+    house.run(&["mount", "single", &text]).ok();
+    let other =
+        Process::start(Command::new("unshare").args(["-m", "--propagation", "private", "sleep", "1000"]));
+    let name = format!("/proc/{}/comm", other.0.id());
+    eventually("the namespace is made", || {
+        std::fs::read_to_string(&name).is_ok_and(|name| name.trim_end() == "sleep")
+    });
+    let program = command(&house.store(), ["--json", "umount", &text]);
+    let mut deprived = Command::new("setpriv");
+    deprived.args(["--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]).arg(program.get_program());
+    let output = deprived.args(program.get_args()).output().expect("it starts");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && told.contains("could not be looked into"), "{told}");
+    house.run(&["gc"]).ok();
+    assert_eq!(house.mount_count(), 1, "the copy is there");
+    other.end();
+    house.run(&["gc"]).ok();
+    assert_eq!((house.mount_count(), house.directories()), (0, 0));
+}
+
+/// A tmpfs over a directory, which is unmounted at the end.
+fn cover(dir: &Path) -> Unmount {
+    rustix::mount::mount("tmpfs", dir, "tmpfs", rustix::mount::MountFlags::empty(), c"").expect("mounts");
+    std::fs::write(dir.join("theirs"), "x").expect("writes");
+    Unmount(dir.to_path_buf())
+}
+
+#[test]
+fn what_others_have_mounted_on_top_is_not_taken_down() {
+    let Some(house) = House::new() else { return };
+    for options in EITHER {
+        let (at, _unmount) = house.mount(&format!("mnt{}", options.len()), options);
+        let top = cover(Path::new(&at));
+        let theirs = || Path::new(&at).join("theirs").exists();
+        let refused = house.run(&["umount", &at]).fails(5);
+        assert!(refused.stderr.contains("lies on top of it there: tmpfs"), "{}", refused.stderr);
+        let again = house.run(&["mount", IMAGE, &at]).fails(5);
+        assert!(again.stderr.contains("is mounted there already"), "{}", again.stderr);
+        house.run(&["umount", "--defer", &at]).ok();
+        let collected = house.run(&["gc"]).ok();
+        assert!(collected.stderr.contains(&format!("{at} is still in use")), "{}", collected.stderr);
+        assert!(theirs() && house.directories() == 1);
+        drop(top);
+        assert!(!theirs() && Path::new(&at).join("top").exists(), "ours is there again");
+        house.run(&["mount", IMAGE, &at]).fails(5);
+        house.run(&["gc"]).ok();
+        assert_eq!((house.mount_count(), house.directories()), (0, 0));
+        assert!(!Path::new(&at).join("top").exists());
+    }
+}
+
+#[test]
+fn a_mount_below_one_of_others_is_left_alone() {
+    let Some(house) = House::new() else { return };
+    let above = house.dir.path().join("above");
+    std::fs::create_dir(&above).expect("a directory");
+    let (at, _unmount) = house.mount("above/mnt", &["--rw"]);
+    let top = cover(&above);
+    let refused = house.run(&["umount", &at]).fails(5);
+    assert!(refused.stderr.contains("another mount hides it"), "{}", refused.stderr);
+    drop(top);
+    house.run(&["umount", &at]).ok();
+    assert_eq!((house.mount_count(), house.directories()), (0, 0));
+}
+
+#[test]
+fn a_mount_that_is_gone_goes_although_its_place_shows_something_else() {
+    let Some(house) = House::new() else { return };
+    for options in EITHER {
+        let (at, _unmount) = house.mount(&format!("mnt{}", options.len()), options);
+        rustix::mount::unmount(&*at, rustix::mount::UnmountFlags::empty()).expect("unmounts");
+        let top = cover(Path::new(&at));
+        house.run(&["gc"]).ok();
+        assert_eq!((house.mount_count(), house.directories()), (0, 0));
+        assert!(Path::new(&at).join("theirs").exists(), "theirs stays");
+        house.run(&["mount", IMAGE, &at]).ok();
+        assert!(Path::new(&at).join("top").exists(), "on top of theirs");
+        house.run(&["umount", &at]).ok();
+        assert!(Path::new(&at).join("theirs").exists());
+        drop(top);
+    }
+}
+
+#[test]
+fn a_command_ends_with_its_own_code_although_its_mount_is_in_use() {
+    let Some(mut house) = House::new() else { return };
+    let Some(busybox) = support::tools::busybox() else { return };
+    let program = std::fs::read(busybox).expect("reads");
+    let layer = file("bin/sh", &*program).mode(0o755).file("bin/sleep", &*program).mode(0o755).dir("dev");
+    let archive = house.dir.path().join("box.tar");
+    std::fs::write(&archive, image().name("box").layer(layer).layer(file("x", "1")).docker())
+        .expect("an archive");
+    house.run(&["import", &archive.display().to_string()]).ok();
+    house.before += house.directories();
+    let run = |script: &str| {
+        let words = ["--progress", "json", "mount", "--rw", "box", "--", "/bin/sh", "-c", script];
+        support::run::run(command(&house.store(), words).env("TMPDIR", house.dir.path()))
+    };
+    let ran = run("exit 3");
+    assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+    assert!(ran.stderr.contains("\"snapshot.remove\""), "its end is told, too: {}", ran.stderr);
+    let ran = run("sleep 60 >/dev/null 2>&1 & exit 7");
+    assert_eq!(ran.code, Some(7), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the first gc that finds it free removes it"), "{}", ran.stderr);
+    assert_eq!(house.directories(), 1, "it is in use");
+    let error = house.json(&["rm", "box"]);
+    for (pid, _) in holders(&error) {
+        let pid = rustix::process::Pid::from_raw(pid as i32).expect("a process");
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    eventually("a gc takes it", || {
+        house.run(&["gc"]).ok();
+        house.directories() == 0
+    });
+}
+
+#[test]
 fn a_snapshot_is_removed_through_the_library_once_nobody_uses_it() {
     let Some(house) = House::new() else { return };
     use transload::store::{Removal, RemovalOptions, WhenBusy};

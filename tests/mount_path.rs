@@ -119,7 +119,7 @@ fn every_step_was_told(steps: &[SnapshotStep], chain: &str) {
     let mut lives: HashMap<&str, Vec<Step>> = HashMap::new();
     for step in steps {
         assert_eq!((step.digest.as_deref(), step.attempts >= 1), (Some(chain), true), "{step:?}");
-        assert_eq!(step.target.is_some(), matches!(step.step, Step::Mount | Step::Unmount), "{step:?}");
+        assert!(step.target.is_some(), "{step:?}");
         lives.entry(&step.key).or_default().push(step.step);
     }
     assert_eq!(lives.len(), 50);
@@ -142,7 +142,8 @@ fn steps_are_lines_of_json_for_those_who_ask() {
         .collect();
     let names: Vec<&str> = lines.iter().filter_map(|line| line["event"].as_str()).collect();
     assert_eq!(names, ["snapshot.prepare", "mount", "umount", "snapshot.remove"]);
-    assert_eq!((&lines[1]["target"], &lines[1]["attempts"]), (&Value::from(&*at), &Value::from(1)));
+    assert_eq!(lines[1]["attempts"], 1);
+    assert!(lines.iter().all(|line| line["target"] == *at), "{lines:?}");
     assert!(lines.iter().all(|line| line["duration_ms"].is_number() && line["key"] == lines[0]["key"]));
 }
 

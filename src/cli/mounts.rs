@@ -5,12 +5,14 @@ use super::commands::{Context, Done};
 use super::output::{self, human};
 use super::{inside, signals, views};
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use transload::mount::{IdMapping, IdMaps};
-use transload::progress::{Event, Listener};
+use transload::progress::{Event, Listener, SnapshotStep};
 use transload::store::{Removal, RemovalOptions, WhenBusy};
 use transload::transfer::mounting::{MountOptions, MountRecord};
-use transload::{Cancel, Error, ErrorKind, Result};
+use transload::{Cancel, Engine, Error, ErrorKind, Result};
 
 pub fn mount(context: &Context, args: args::Mount) -> Done {
     let options = MountOptions {
@@ -47,7 +49,7 @@ fn mode(read_write: bool) -> &'static str {
     if read_write { "rw" } else { "ro" }
 }
 
-/// Each step as a line on stderr: as JSON where that was asked for, for logs and in words with `-vv`.
+/// Notices on stderr, and each step: as JSON where that was asked for, for logs, and in words with `-vv`.
 fn listener(context: &Context) -> Listener {
     if context.global.progress == ProgressMode::Json {
         return Listener::new(output::json_lines::JsonLines);
@@ -56,19 +58,23 @@ fn listener(context: &Context) -> Listener {
         let log = Arc::clone(&context.log);
         return Listener::new(move |event: &Event| log.event(event));
     }
-    match context.global.verbose {
-        0 | 1 => Listener::default(),
-        _ => Listener::new(in_words),
-    }
+    let (quiet, steps) = (context.global.quiet, context.global.verbose > 1);
+    Listener::new(move |event: &Event| match event {
+        Event::Notice(text) if !quiet => on_stderr(&format!("notice: {text}")),
+        Event::Snapshot(step) if steps => on_stderr(&in_words(step)),
+        _ => {}
+    })
 }
 
-fn in_words(event: &Event) {
-    let Event::Snapshot(step) = event else { return };
+fn in_words(step: &SnapshotStep) -> String {
     let place = step.target.as_ref().map(|target| format!(" at {}", target.display())).unwrap_or_default();
     let tries = if step.attempts > 1 { format!(", {} attempts", step.attempts) } else { String::new() };
-    let line = format!("{} {}{place}: {} ms{tries}", step.step.name(), step.key, step.duration.as_millis());
+    format!("{} {}{place}: {} ms{tries}", step.step.name(), step.key, step.duration.as_millis())
+}
+
+fn on_stderr(line: &str) {
     // A closed stderr stops no mount.
-    let _ = writeln!(std::io::stderr().lock(), "{}", output::printable(&line));
+    let _ = writeln!(std::io::stderr().lock(), "{}", output::printable(line));
 }
 
 fn list(context: &Context) -> Done {
@@ -89,8 +95,28 @@ fn run_inside(context: &Context, name: &str, options: &MountOptions, command: &[
     let target = inside::Directory::new()?;
     engine.mount(name, target.path(), options)?;
     let code = engine.inspect(name).and_then(|found| inside::run(target.path(), command, &found.config_json));
-    engine.unmount(target.path())?;
+    context.notices(&leave(&engine, target.path(), &options.listener));
     Ok(code?)
+}
+
+/// For how long what a command leaves behind is given to end.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// Takes down the mount of a command that has ended, and gives what is worth telling. It is the command's exit code that
+/// counts: where its mount is still in use, a later collection does the rest.
+fn leave(engine: &Engine, target: &Path, listener: &Listener) -> Vec<String> {
+    let unmount = |when_busy| {
+        let (cancel, listener) = (Cancel::new(), listener.clone());
+        engine.unmount_with(target, &RemovalOptions { when_busy, cancel, listener })
+    };
+    match unmount(WhenBusy::Wait(Some(MOMENT))) {
+        Ok(_) => Vec::new(),
+        Err(error) => match unmount(WhenBusy::Defer) {
+            Ok(Removal::Done) => Vec::new(),
+            Ok(Removal::Deferred) => vec![format!("{error}; the first gc that finds it free removes it")],
+            Err(_) => vec![error.to_string()],
+        },
+    }
 }
 
 /// What the options say about things in use. The wait ends with Ctrl-C.

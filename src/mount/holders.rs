@@ -41,6 +41,13 @@ impl Places {
         places
     }
 
+    /// These as well.
+    pub fn extend(&mut self, more: Places) {
+        self.mounts.extend(more.mounts);
+        self.devices.extend(more.devices);
+        self.directories.extend(more.directories);
+    }
+
     fn is_empty(&self) -> bool {
         self.mounts.is_empty() && self.devices.is_empty() && self.directories.is_empty()
     }
@@ -53,6 +60,9 @@ pub struct Holders {
     pub found: Vec<Holder>,
     /// How many processes could not be looked into for want of privilege.
     pub unreadable: u64,
+    /// How many of those could have been given a mount of ours: they belong to this user namespace, and we are its root, but
+    /// without the right to look into others (`CAP_SYS_PTRACE`). Nobody else mounts.
+    pub closed: u64,
 }
 
 /// A mount namespace, seen through one of its processes.
@@ -64,8 +74,10 @@ pub struct Namespace {
     pub pid: u32,
     /// Whether this process lives in it.
     pub own: bool,
-    /// What is mounted in it, as that process sees it.
+    /// What is mounted in it, as that process sees it, and what others see that have another root.
     pub mounts: Vec<MountInfo>,
+    /// Whether some process sees all of it. One that has changed its root sees what is mounted below that.
+    pub whole: bool,
 }
 
 /// Looks at every process that can be seen.
@@ -83,11 +95,15 @@ pub fn holders(places: &Places) -> Result<Holders> {
     if places.is_empty() {
         return Ok(holders);
     }
+    let (is_blind, outsiders) = (rustix::process::geteuid().is_root() && !may_look(), outsiders());
     for pid in processes()? {
         match uses_of(pid, places) {
             Ok(uses) if uses.is_empty() => {}
             Ok(uses) => holders.found.extend(describe(pid, uses)),
-            Err(Errno::ACCESS | Errno::PERM) => holders.unreadable += 1,
+            Err(Errno::ACCESS | Errno::PERM) => {
+                holders.unreadable += 1;
+                holders.closed += u64::from(is_blind && belongs_here(pid, outsiders));
+            }
             // It has ended.
             Err(_) => {}
         }
@@ -95,23 +111,74 @@ pub fn holders(places: &Places) -> Result<Holders> {
     Ok(holders)
 }
 
+/// Whether this process may look into all others of its user namespace. Those that are closed all the same are protected
+/// by other means.
+fn may_look() -> bool {
+    const CAP_SYS_PTRACE: u32 = 19;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let set = set.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+    set.is_none_or(|set| set & 1 << CAP_SYS_PTRACE != 0)
+}
+
+/// The user that processes of outside a user namespace are shown to belong to; none outside of all namespaces.
+fn outsiders() -> Option<u32> {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    if map.split_whitespace().eq(["0", "0", "4294967295"]) {
+        return None;
+    }
+    let number = std::fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
+    Some(number.and_then(|text| text.trim().parse().ok()).unwrap_or(65534))
+}
+
+fn belongs_here(pid: u32, outsiders: Option<u32>) -> bool {
+    std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|process| Some(process.uid()) != outsiders)
+}
+
 /// Every mount namespace that a process lives in, this one's first. Namespaces that cannot be read are left out.
 pub fn namespaces() -> Result<Vec<Namespace>> {
     let own = std::fs::read_link("/proc/self/ns/mnt").doing(|| "cannot look at the mount namespace")?;
-    let mut found: BTreeMap<PathBuf, Namespace> = BTreeMap::new();
-    for pid in processes()? {
-        let Ok(name) = std::fs::read_link(format!("/proc/{pid}/ns/mnt")) else { continue };
-        if found.contains_key(&name) {
-            continue;
-        }
-        let Ok(table) = std::fs::read(format!("/proc/{pid}/mountinfo")) else { continue };
-        let mounts = info::parse_table(&table);
-        let text = name.to_string_lossy().into_owned();
-        found.insert(name.clone(), Namespace { name: text, pid, own: name == own, mounts });
+    let mut found = Found::default();
+    // First what this process sees itself: another one may have changed its root.
+    let this = std::fs::read_link("/proc/self").ok().and_then(|name| name.to_str()?.parse().ok());
+    for pid in this.into_iter().chain(processes()?) {
+        found.look(pid, &own);
     }
-    let mut namespaces: Vec<Namespace> = found.into_values().collect();
+    let mut namespaces: Vec<Namespace> = found.namespaces.into_values().collect();
     namespaces.sort_by_key(|namespace| (!namespace.own, namespace.pid));
     Ok(namespaces)
+}
+
+#[derive(Default)]
+struct Found {
+    namespaces: BTreeMap<PathBuf, Namespace>,
+    /// Whoever lives in the same namespace with the same root sees the same.
+    seen: HashSet<(PathBuf, PathBuf)>,
+}
+
+impl Found {
+    fn look(&mut self, pid: u32, own: &Path) {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let Ok(name) = std::fs::read_link(process.join("ns/mnt")) else { return };
+        let view = (name.clone(), std::fs::read_link(process.join("root")).unwrap_or_default());
+        if self.seen.contains(&view) {
+            return;
+        }
+        let Ok(table) = std::fs::read(process.join("mountinfo")) else { return };
+        let whole = view.1 == Path::new("/");
+        self.seen.insert(view);
+        let namespace = self.namespaces.entry(name.clone()).or_insert_with(|| Namespace {
+            name: name.to_string_lossy().into_owned(),
+            pid,
+            own: name == own,
+            mounts: Vec::new(),
+            whole: false,
+        });
+        let known: HashSet<u64> = namespace.mounts.iter().map(|mount| mount.id).collect();
+        let more = info::parse_table(&table).into_iter().filter(|mount| !known.contains(&mount.id));
+        namespace.mounts.extend(more);
+        namespace.whole |= whole;
+    }
 }
 
 /// The process by which a namespace that shows `mount` holds it.

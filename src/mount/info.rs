@@ -1,9 +1,10 @@
 //! What is mounted, from `/proc/self/mountinfo`.
 
 use crate::error::{Result, ResultExt};
-use rustix::fs;
+use rustix::fs::{self, AtFlags, CWD, StatxFlags, statx};
+use rustix::io::Errno;
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -44,20 +45,6 @@ pub(super) fn parse_table(table: &[u8]) -> Vec<MountInfo> {
     table.split(|&byte| byte == b'\n').filter_map(parse).collect()
 }
 
-/// Every mount of every process that can be seen: namespaces that nobody is in any more have none.
-pub fn everywhere() -> Result<Vec<MountInfo>> {
-    let doing = || "cannot list the processes";
-    let mut tables = HashSet::new();
-    for entry in std::fs::read_dir("/proc").doing(doing)? {
-        let entry = entry.doing(doing)?;
-        if entry.file_name().as_bytes().first().is_some_and(u8::is_ascii_digit) {
-            // It may have ended, or not be ours to look at.
-            tables.extend(std::fs::read(entry.path().join("mountinfo")));
-        }
-    }
-    Ok(tables.iter().flat_map(|table| parse_table(table)).collect())
-}
-
 /// The mounts that show something of the store at `root`.
 pub fn list(root: &Path) -> Result<Vec<MountInfo>> {
     let root = std::fs::canonicalize(root).doing(|| format!("cannot find the store {}", root.display()))?;
@@ -72,19 +59,57 @@ pub fn source_name(root: &Path, id: u64) -> PathBuf {
     name.into()
 }
 
+/// What an overlay's name says: the store, by the path under which whoever mounted it found it, and the number of the
+/// snapshot, which earlier releases left out.
+pub fn source_parts(source: &Path) -> Option<(&Path, Option<u64>)> {
+    let name = source.as_os_str().as_bytes().strip_prefix(b"transload:")?;
+    let path = |bytes| Path::new(OsStr::from_bytes(bytes));
+    let numbered = name.iter().rposition(|&byte| byte == b'#').and_then(|at| {
+        let digits = std::str::from_utf8(&name[at + 1..]).ok()?;
+        let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+        Some((path(&name[..at]), digits.parse().ok().filter(|_| plain)?))
+    });
+    Some(numbered.map_or((path(name), None), |(store, id)| (store, Some(id))))
+}
+
 /// Whether an overlay's name says that it shows something of the store at `root`; earlier releases left out which.
 pub fn is_source_of(source: &Path, root: &Path) -> bool {
-    let text = source.as_os_str().as_bytes();
-    let own =
-        text.strip_prefix(b"transload:").and_then(|rest| rest.strip_prefix(root.as_os_str().as_bytes()));
-    own.is_some_and(|rest| {
-        rest.is_empty() || rest[0] == b'#' && rest.len() > 1 && rest[1..].iter().all(u8::is_ascii_digit)
-    })
+    source_parts(source).is_some_and(|(store, _)| store == root)
+}
+
+/// What lies topmost at `target` in this process's namespace; nothing where nothing is mounted, or where what is mounted
+/// there is hidden by a mount further up.
+pub fn on_top(target: &Path) -> Result<Option<MountInfo>> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let there = statx(CWD, target, flags, StatxFlags::MNT_ID);
+    if matches!(there, Err(Errno::NOENT | Errno::NOTDIR)) {
+        return Ok(None);
+    }
+    let mut at: Vec<MountInfo> = all()?.into_iter().filter(|mount| mount.target == target).collect();
+    let numbered = there.ok().filter(|stat| stat.stx_mask & StatxFlags::MNT_ID.bits() != 0);
+    match numbered {
+        Some(stat) => at.retain(|mount| mount.id == stat.stx_mnt_id),
+        // A server that is gone answers nothing, and an old kernel gives no number: the one that none there lies on.
+        None => {
+            let below: HashSet<u64> = at.iter().map(|mount| mount.parent).collect();
+            at.retain(|mount| !below.contains(&mount.id));
+        }
+    }
+    Ok(at.pop())
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    match (fs::stat(one), fs::stat(other)) {
+        (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
+        _ => false,
+    }
 }
 
 fn shows(mount: &MountInfo, root: &Path) -> bool {
     if mount.fs_type == "overlay" {
-        return is_source_of(&mount.source, root);
+        // It may have been mounted through a link or a bind mount of the store.
+        let of_store = |(store, _): (&Path, _)| store == root || is_same_file(store, root);
+        return source_parts(&mount.source).is_some_and(of_store);
     }
     // A bind mount: its root ends in a path of the store, and both are the same directory.
     let text = mount.root.as_os_str().as_bytes();
@@ -92,11 +117,7 @@ fn shows(mount: &MountInfo, root: &Path) -> bool {
         let Some(start) = text.windows(part.len()).rposition(|window| window == part.as_bytes()) else {
             return false;
         };
-        let inside = root.join(OsString::from_vec(text[start + 1..].to_vec()));
-        match (fs::stat(&inside), fs::stat(&mount.target)) {
-            (Ok(ours), Ok(shown)) => (ours.st_dev, ours.st_ino) == (shown.st_dev, shown.st_ino),
-            _ => false,
-        }
+        is_same_file(&root.join(OsString::from_vec(text[start + 1..].to_vec())), &mount.target)
     })
 }
 
@@ -165,6 +186,19 @@ mod tests {
         ] {
             assert_eq!(is_source_of(Path::new(source), root), own, "{source}");
         }
+        let parts = |source| source_parts(Path::new(source)).map(|(store, id)| (store.to_path_buf(), id));
+        assert_eq!(parts("transload:/s#12"), Some(("/s".into(), Some(12))));
+        assert_eq!(parts("transload:/a#b#+1"), Some(("/a#b#+1".into(), None)));
+        assert_eq!(parts("/s#12"), None);
+    }
+
+    #[test]
+    fn what_is_no_mount_point_has_nothing_on_top() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert_eq!(on_top(dir.path()).expect("looks"), None);
+        assert_eq!(on_top(&dir.path().join("nothing")).expect("looks"), None);
+        let proc = on_top(Path::new("/proc")).expect("looks").expect("mounted");
+        assert_eq!((proc.fs_type.as_str(), &*proc.target), ("proc", Path::new("/proc")));
     }
 
     #[test]

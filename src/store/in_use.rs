@@ -1,20 +1,20 @@
 //! Whether a snapshot is in use, by whom, and what to do then.
 //!
 //! A snapshot is in use while it is mounted in any mount namespace that can be read, or a process has something of it
-//! open, mapped, as its working directory, root or program. An overlay names its snapshot in the mount table, so that
-//! it is recognised wherever it is mounted; a bind mount shows a directory that others may show, too, and is recognised by
-//! the place that the snapshot's labels name.
+//! open, mapped, as its working directory, root or program, or the kernel says that its overlay lives where nobody can
+//! look. How its mounts are recognised is told in `shown.rs`.
 //!
 //! Taking a mount down and removing its snapshot is done here, because both who unmounts and the collection do it.
 
+use super::shown::{Sight, Snapshot};
 use super::{Store, mounted};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::holder::{Holder, How};
 use crate::metadata::SnapshotRow;
-use crate::mount::holders::{self, Namespace, Places};
+use crate::mount::holders::{self, Namespace};
 use crate::mount::{self, MountInfo};
 use crate::parallel::Cancel;
-use crate::progress::{Listener, SnapshotStep, Step};
+use crate::progress::{Event, Listener, SnapshotStep, Step};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -72,6 +72,8 @@ pub struct InUse {
     pub elsewhere: Vec<Holder>,
     /// How many processes could not be looked into for want of privilege.
     pub unreadable: u64,
+    /// Why it may be in use although nobody is seen to use it.
+    pub hidden: Option<String>,
 }
 
 impl InUse {
@@ -87,9 +89,12 @@ impl InUse {
         holders
     }
 
-    /// Whether nobody shows or holds it.
+    /// Whether nobody shows or holds it, as far as can be told.
     pub fn is_free(&self) -> bool {
-        self.here.is_empty() && self.processes.is_empty() && self.elsewhere.is_empty()
+        self.here.is_empty()
+            && self.processes.is_empty()
+            && self.elsewhere.is_empty()
+            && self.hidden.is_none()
     }
 
     /// Takes in who uses another snapshot.
@@ -103,6 +108,7 @@ impl InUse {
             }
         }
         self.unreadable = self.unreadable.max(other.unreadable);
+        self.hidden = self.hidden.take().or(other.hidden);
     }
 
     /// [`ErrorKind::Busy`], with the mounts in the sentence and the processes as facts.
@@ -117,12 +123,12 @@ impl InUse {
         };
         let used = match holders.len() {
             0 if mounted.is_some() => None,
-            0 => Some("it is in use".to_string()),
+            0 => Some(self.hidden.clone().unwrap_or_else(|| "it is in use".to_string())),
             1 => Some("a process uses it".to_string()),
             several => Some(format!("{several} processes use it")),
         };
         let mut message = [mounted, used].into_iter().flatten().collect::<Vec<_>>().join(" and ");
-        if holders.is_empty() && self.unreadable > 0 {
+        if holders.is_empty() && self.hidden.is_none() && self.unreadable > 0 {
             message.push_str(&format!(" ({} processes could not be looked into)", self.unreadable));
         }
         Error::new(ErrorKind::Busy, message).with_holders(holders).with_hint(
@@ -159,45 +165,12 @@ pub fn until_free(options: &RemovalOptions, look: &mut dyn FnMut() -> Result<Opt
 impl Store {
     /// Who uses this snapshot.
     pub fn in_use(&self, row: &SnapshotRow) -> Result<InUse> {
-        let look = || -> Result<InUse> {
-            let namespaces = holders::namespaces()?;
-            let snapshot = Snapshot::of(self, row, &namespaces[0])?;
-            let shown: Vec<(&Namespace, &MountInfo)> = namespaces
-                .iter()
-                .flat_map(|namespace| namespace.mounts.iter().map(move |mount| (namespace, mount)))
-                .filter(|(_, mount)| snapshot.is_shown_by(mount))
-                .collect();
-            let own: Vec<&MountInfo> =
-                shown.iter().filter(|(namespace, _)| namespace.own).map(|(_, mount)| *mount).collect();
-            let stays = |(namespace, mount): &&(&Namespace, &MountInfo)| {
-                !namespace.own && !own.iter().any(|ours| goes_with(ours, &namespaces[0], mount, namespace))
-            };
-            let mut places = Places::of_mounts(shown.iter().map(|(_, mount)| *mount));
-            // Where the store lies on an overlay itself, not all that is open there is this snapshot's.
-            if let Some(home) = &snapshot.home {
-                places.devices.remove(&home.device);
-            }
-            // What was unmounted lazily is in no table, and lives on as long as it is held. A number can be given to
-            // another filesystem afterwards.
-            let passed_on = |device: &(u32, u32)| {
-                let mut mounts = namespaces.iter().flat_map(|namespace| &namespace.mounts);
-                mounts.any(|mount| mount.device == *device && !snapshot.is_shown_by(mount))
-            };
-            places.devices.extend(snapshot.device.filter(|device| !passed_on(device)));
-            places.directories.push(snapshot.directory.clone());
-            let found = holders::holders(&places)?;
-            Ok(InUse {
-                here: own.iter().map(|mount| mount.target.clone()).collect(),
-                processes: found.found,
-                elsewhere: shown
-                    .iter()
-                    .filter(stays)
-                    .filter_map(|(namespace, mount)| holders::holder_by_mount(namespace, mount))
-                    .collect(),
-                unreadable: found.unreadable,
-            })
-        };
-        look().doing(|| format!("cannot tell who uses snapshot {}", row.key))
+        self.look()?.in_use(&Snapshot::of(self, row)?).doing(|| cannot_tell(&row.key))
+    }
+
+    /// All that is mounted now.
+    pub(super) fn look(&self) -> Result<Sight> {
+        Sight::look(self).doing(|| "cannot look at what is mounted")
     }
 
     /// Removes a snapshot that nobody uses. One that is in use is dealt with as `options` say.
@@ -243,13 +216,18 @@ impl Store {
         options: &RemovalOptions,
         remove: &dyn Fn(&str) -> Result<()>,
     ) -> Result<Removal> {
+        let snapshot = Snapshot::of(self, row)?;
         let mut look = || -> Result<Option<Error>> {
-            let mut in_use = self.in_use(row)?;
+            let sight = self.look()?;
+            let mut in_use = sight.in_use(&snapshot).doing(|| cannot_tell(&row.key))?;
             let there = in_use.here.iter().any(|place| place == target);
             in_use.here.retain(|place| place != target);
             match in_use.is_free() {
                 false => Ok(Some(in_use.busy().context(cannot_unmount(target)))),
-                true if there => self.try_unmount(row, target, options),
+                true if there => match sight.above(&snapshot, target)? {
+                    Some(what) => Ok(Some(covered(what).context(cannot_unmount(target)))),
+                    None => self.try_unmount(row, target, options),
+                },
                 // Someone has unmounted it without us; the snapshot is still ours to remove.
                 true => Ok(None),
             }
@@ -276,9 +254,36 @@ impl Store {
         };
         match until_free(&options, &mut look) {
             // It is unmounted by now, so what is left to do is left to the next collection.
-            Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::Cancelled) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::Cancelled => Ok(false),
+            Err(error) if error.kind() == ErrorKind::Busy => {
+                let notice = format!("what was written to the mount is kept until a later gc: {error}");
+                options.listener.event(&Event::Notice(notice));
+                Ok(false)
+            }
             other => other,
         }
+    }
+
+    /// Which of these snapshots is the one whose mount at `target` is seen there, because no other mount lies on top of it.
+    pub(crate) fn on_top<'a>(
+        &self,
+        rows: &'a [SnapshotRow],
+        target: &Path,
+    ) -> Result<Option<&'a SnapshotRow>> {
+        let Some(top) = mount::on_top(target)? else { return Ok(None) };
+        let sight = self.look()?;
+        for row in rows {
+            if sight.shows_here(&Snapshot::of(self, row)?, &top) {
+                return Ok(Some(row));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a mount of this snapshot is at `target`, seen or with others on top of it.
+    pub(crate) fn is_mounted_at(&self, row: &SnapshotRow, target: &Path) -> Result<bool> {
+        let (sight, snapshot) = (self.look()?, Snapshot::of(self, row)?);
+        Ok(sight.shown(&snapshot).iter().any(|(namespace, mount)| namespace.own && mount.target == target))
     }
 
     /// The error if it is busy after all.
@@ -291,8 +296,7 @@ impl Store {
         let started = Instant::now();
         match mount::unmount_counting(target, &options.cancel) {
             Ok(attempts) => {
-                let step = step(Step::Unmount, row, started).attempts(attempts).target(target);
-                options.listener.snapshot(step);
+                options.listener.snapshot(step(Step::Unmount, row, started).attempts(attempts));
                 Ok(None)
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -360,6 +364,15 @@ fn drop_snapshot(
     Ok(Removal::Done)
 }
 
+fn cannot_tell(key: &str) -> String {
+    format!("cannot tell who uses snapshot {key}")
+}
+
+fn covered(what: String) -> Error {
+    Error::new(ErrorKind::Busy, what)
+        .with_hint("unmount that first, with the command that mounted it or umount(8)")
+}
+
 fn cannot_unmount(target: &Path) -> String {
     format!("cannot unmount {}", target.display())
 }
@@ -370,7 +383,7 @@ fn step(step: Step, row: &SnapshotRow, started: Instant) -> SnapshotStep {
         step,
         key: row.key.clone(),
         digest: digest.cloned(),
-        target: None,
+        target: mounted::target_of(row).ok().flatten(),
         attempts: 1,
         duration: started.elapsed(),
     }
@@ -385,66 +398,29 @@ fn goes_with(ours: &MountInfo, here: &Namespace, theirs: &MountInfo, there: &Nam
     from.shared.is_some() && (to.shared == from.shared || to.follows == from.shared)
 }
 
-/// How a snapshot is recognised in a mount table.
-struct Snapshot {
-    id: u64,
-    source: PathBuf,
-    directory: PathBuf,
-    home: Option<Home>,
-    target: Option<PathBuf>,
-    device: Option<(u32, u32)>,
-}
-
-/// Where the store lies on its filesystem, in the words of the mount table.
-struct Home {
-    device: (u32, u32),
-    root: PathBuf,
-}
-
-impl Home {
-    /// The mount that holds the store is the deepest one above it, of several at one place the last.
-    fn of(store: &Path, here: &Namespace) -> Option<Home> {
-        let above = here.mounts.iter().filter(|mount| store.starts_with(&mount.target));
-        let mount = above.max_by_key(|mount| mount.target.components().count())?;
-        let inside = store.strip_prefix(&mount.target).ok()?;
-        Some(Home { device: mount.device, root: mount.root.join(inside) })
-    }
-}
-
-impl Snapshot {
-    fn of(store: &Store, row: &SnapshotRow, here: &Namespace) -> Result<Self> {
-        let root = std::fs::canonicalize(store.path()).unwrap_or_else(|_| store.path().to_path_buf());
-        Ok(Snapshot {
-            id: row.id,
-            source: mount::source_name(&root, row.id),
-            directory: root.join(format!("snapshots/{}", row.id)),
-            home: Home::of(&root, here),
-            target: mounted::target_of(row)?,
-            device: mounted::device_of(row),
+impl Sight {
+    /// Who uses a snapshot.
+    pub(super) fn in_use(&self, snapshot: &Snapshot) -> Result<InUse> {
+        let shown = self.shown(snapshot);
+        let here = &self.namespaces[0];
+        let of_here = shown.iter().filter(|(namespace, _)| namespace.own);
+        let own: Vec<&MountInfo> = of_here.map(|(_, mount)| *mount).collect();
+        let stays = |(namespace, mount): &&(&Namespace, &MountInfo)| {
+            !namespace.own && !own.iter().any(|ours| goes_with(ours, here, mount, namespace))
+        };
+        let by = |(namespace, mount): &(&Namespace, &MountInfo)| holders::holder_by_mount(namespace, mount);
+        let found = holders::holders(&self.places(snapshot, &shown))?;
+        let hidden = match shown.is_empty() && found.found.is_empty() {
+            true => self.hidden(snapshot, found.closed),
+            false => None,
+        };
+        Ok(InUse {
+            here: own.iter().map(|mount| mount.target.clone()).collect(),
+            elsewhere: shown.iter().filter(stays).filter_map(by).collect(),
+            processes: found.found,
+            unreadable: found.unreadable,
+            hidden,
         })
-    }
-
-    fn is_shown_by(&self, mount: &MountInfo) -> bool {
-        // The store may lie on an overlay itself, which a bind mount of its directories then shows.
-        self.is_bound_by(mount) || mount.fs_type == "overlay" && self.is_overlaid_by(mount)
-    }
-
-    fn is_overlaid_by(&self, mount: &MountInfo) -> bool {
-        if mount.source.starts_with("transload:") {
-            return mount.source == self.source;
-        }
-        // The name is left out where the store's path is too long for the kernel.
-        mount.options.contains(&*format!("{}/", self.directory.display()))
-            || self.device == Some(mount.device) && self.target.as_deref() == Some(&*mount.target)
-    }
-
-    /// A view's directory is its parent's, which others show as well: then the place tells.
-    fn is_bound_by(&self, mount: &MountInfo) -> bool {
-        let Some(home) = self.home.as_ref().filter(|home| home.device == mount.device) else { return false };
-        let Ok(inside) = mount.root.strip_prefix(&home.root) else { return false };
-        inside.starts_with(format!("snapshots/{}", self.id))
-            || self.target.as_deref() == Some(&*mount.target)
-                && (inside.starts_with("trees") || inside.starts_with("snapshots"))
     }
 }
 
@@ -469,42 +445,7 @@ mod tests {
     }
 
     fn namespace(mounts: Vec<MountInfo>) -> Namespace {
-        Namespace { name: "mnt:[1]".into(), pid: 1, own: true, mounts }
-    }
-
-    #[test]
-    fn bind_mounts_of_other_stores_and_disks_are_not_ours() {
-        let here = namespace(vec![mount(1, "/", "/"), mount(2, "/vol", "/data")]);
-        let snapshot = Snapshot {
-            id: 12,
-            source: "transload:/data/s#12".into(),
-            directory: "/data/s/snapshots/12".into(),
-            home: Home::of(Path::new("/data/s"), &here),
-            target: Some("/mnt/x".into()),
-            device: None,
-        };
-        for (root, target, shown) in [
-            ("/vol/s/snapshots/12/fs", "/anywhere", true),
-            ("/vol/s/snapshots/1/fs", "/anywhere", false),
-            ("/vol/s/snapshots/123/fs", "/anywhere", false),
-            ("/other/s/snapshots/12/fs", "/anywhere", false),
-            ("/vol/s/trees/ab/fs", "/mnt/x", true),
-            ("/vol/s/trees/ab/fs", "/mnt/y", false),
-            ("/vol/s/blobs", "/mnt/x", false),
-        ] {
-            assert_eq!(snapshot.is_shown_by(&mount(3, root, target)), shown, "{root} at {target}");
-        }
-        let below = MountInfo { fs_type: "overlay".into(), ..mount(3, "/vol/s/snapshots/12/fs", "/mnt/x") };
-        assert!(snapshot.is_shown_by(&below), "a store on an overlay");
-        let elsewhere = MountInfo { device: (8, 2), ..mount(3, "/vol/s/snapshots/12/fs", "/mnt/x") };
-        assert!(!snapshot.is_shown_by(&elsewhere));
-        let overlay = |source: &str| MountInfo {
-            fs_type: "overlay".into(),
-            source: source.into(),
-            ..mount(4, "/", "/elsewhere")
-        };
-        assert!(snapshot.is_shown_by(&overlay("transload:/data/s#12")));
-        assert!(!snapshot.is_shown_by(&overlay("transload:/data/s#1")));
+        Namespace { name: "mnt:[1]".into(), pid: 1, own: true, mounts, whole: true }
     }
 
     #[test]

@@ -1,16 +1,18 @@
 //! Who uses a mount's snapshot: the labels that say where it is mounted, and whether it still is.
 //!
 //! A mount goes with its namespace, with a reboot, or under `umount(8)`, and then nobody tells the store. So a collection
-//! looks for itself, and gives a snapshot up only if it can see everything that could show it: the boot that the mount was
-//! made in is over, or it was made where the processes seen from here live and none of them has it. Where there is any
-//! doubt the snapshot stays. Whoever mounts holds the collection's lock shared meanwhile, so none is seen half made.
+//! looks for itself, and gives a snapshot up only if it is sure that nothing shows it: the boot that the mount was made in
+//! is over; or the kernel says that its overlay is gone; or it was made where the processes seen from here live and none of
+//! them has it. Where there is any doubt the snapshot stays. Whoever mounts holds the collection's lock shared meanwhile,
+//! so none is seen half made.
 
 use super::Store;
-use crate::error::{Result, ResultExt};
-use crate::metadata::{Labels, SnapshotKind, SnapshotRow};
-use crate::mount::{self, MountInfo};
+use super::shown::{Sight, Snapshot};
+use crate::error::Result;
+use crate::metadata::{Labels, SnapshotRow};
+use crate::mount::holders::{self, Places};
 use crate::tree::PathBytes;
-use rustix::fs;
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -71,92 +73,66 @@ impl Store {
     pub(crate) fn abandoned_mounts(&self, rows: &[SnapshotRow]) -> Result<HashSet<String>> {
         let mut mounted = Vec::new();
         for row in rows {
-            mounted.extend(target_of(row)?.map(|target| (row, target)));
+            // A label that cannot be read keeps its snapshot, and nothing else.
+            if let Ok(Some(_)) = target_of(row) {
+                mounted.push((row, Snapshot::of(self, row)?));
+            }
         }
         let (false, Some(here)) = (mounted.is_empty(), here()) else { return Ok(HashSet::new()) };
-        let Ok(seen) = mount::everywhere() else { return Ok(HashSet::new()) };
-        let root = std::fs::canonicalize(self.path()).unwrap_or_else(|_| self.path().to_path_buf());
-        let ours = Ours::find(root.clone())?;
-        let known: HashSet<&Path> = mounted.iter().map(|(_, target)| target.as_path()).collect();
-        let shown: HashSet<&Path> = seen.iter().map(|mount| mount.target.as_path()).collect();
-        // A process that has changed its root sees the mount elsewhere, and a view's lines do not say which it is.
-        let stranger = seen.iter().any(|mount| shows_a_view(mount, &root) && !known.contains(&*mount.target));
-        let gone = mounted.iter().filter(|(row, target)| match seen_from(row) {
-            Some((boot, _)) if boot != here.0 => true,
-            Some((_, processes)) if processes == here.1 => {
-                let name = mount::source_name(&root, row.id);
-                let by_id = seen.iter().any(|mount| mount.source == name || ours.shows(mount, row.id));
-                !(shown.contains(target.as_path()) || by_id || stranger && row.kind == SnapshotKind::View)
+        let Ok(sight) = Sight::look(self) else { return Ok(HashSet::new()) };
+        let mut gone = HashSet::new();
+        let mut unseen = Vec::new();
+        for (row, snapshot) in &mounted {
+            let Some((boot, processes)) = seen_from(row) else { continue };
+            if boot != here.0 {
+                gone.insert(row.key.clone());
+            } else if sight.shown(snapshot).is_empty() {
+                match sight.is_gone(snapshot) {
+                    // Whatever could be seen from where it was mounted, the kernel is the same.
+                    Some(true) => drop(gone.insert(row.key.clone())),
+                    _ if processes == here.1 => unseen.push((*row, snapshot)),
+                    _ => {}
+                }
             }
-            _ => false,
-        });
-        // It may have been unmounted lazily, with someone in it still.
-        let held = |row: &SnapshotRow| {
-            device_of(row).is_some() && !self.in_use(row).is_ok_and(|found| found.is_free())
-        };
-        Ok(gone.map(|(row, _)| *row).filter(|row| !held(row)).map(|row| row.key.clone()).collect())
+        }
+        let known = OnceCell::new();
+        unseen.retain(|(_, snapshot)| !self.is_strange(&sight, snapshot, &known));
+        gone.extend(free(&sight, &unseen));
+        Ok(gone)
     }
+
+    /// Whether a bind mount of the same directory is where no snapshot was mounted. `known` are the places where some were.
+    fn is_strange(&self, sight: &Sight, snapshot: &Snapshot, known: &OnceCell<HashSet<PathBuf>>) -> bool {
+        let Some(directory) = snapshot.bound_directory() else { return false };
+        let targets = || {
+            let rows = self.metadata.snapshots().unwrap_or_default();
+            rows.iter().filter_map(|row| target_of(row).ok()?).collect()
+        };
+        sight.is_strange(directory, &|target| known.get_or_init(targets).contains(target))
+    }
+}
+
+/// The keys of those that nobody holds; they may have been unmounted lazily, with someone in them still. All processes are
+/// looked at once, and again only if there is someone.
+fn free(sight: &Sight, unseen: &[(&SnapshotRow, &Snapshot)]) -> Vec<String> {
+    let mut places = Places::default();
+    for (_, snapshot) in unseen {
+        places.extend(sight.places(snapshot, &[]));
+    }
+    let found = holders::holders(&places).ok();
+    let is_free = |snapshot: &Snapshot| match &found {
+        Some(found) if found.found.is_empty() => sight.hidden(snapshot, found.closed).is_none(),
+        _ => sight.in_use(snapshot).is_ok_and(|found| found.is_free()),
+    };
+    let free = unseen.iter().filter(|(_, snapshot)| is_free(snapshot));
+    free.map(|(row, _)| row.key.clone()).collect()
+}
+
+/// Whether the boot is over in which it was mounted.
+pub(super) fn is_of_earlier_boot(row: &SnapshotRow) -> bool {
+    seen_from(row).zip(here()).is_some_and(|((seen, _), (boot, _))| seen != boot)
 }
 
 fn seen_from(row: &SnapshotRow) -> Option<(&str, &str)> {
     row.labels.get(SEEN_FROM_LABEL)?.split_once(' ')
-}
-
-/// An overlay of this store that does not say of which snapshot, or a tree of any store.
-fn shows_a_view(mount: &MountInfo, root: &Path) -> bool {
-    let tree = || {
-        let parent = mount.root.parent().unwrap_or(Path::new("/"));
-        parent.parent().is_some_and(|trees| trees.ends_with("trees")) && mount.root.ends_with("fs")
-    };
-    let nameless =
-        || mount.source.as_os_str().as_bytes() == [b"transload:", root.as_os_str().as_bytes()].concat();
-    mount.fs_type == "overlay" && nameless() || tree()
-}
-
-/// What tells mounts of this store from those of others, whose snapshots have the same numbers.
-struct Ours {
-    /// The store's root, as this process finds it.
-    root: PathBuf,
-    /// Its device and file number.
-    node: (u64, u64),
-    /// Its filesystem and where it lies there, as a bind mount of it would say: the mount table's numbers, which on btrfs
-    /// are not those of a file. `None` where the table does not tell.
-    place: Option<((u32, u32), PathBuf)>,
-}
-
-impl Ours {
-    fn find(root: PathBuf) -> Result<Self> {
-        let stat = fs::stat(&root).doing(|| format!("cannot look at {}", root.display()))?;
-        // Of several at one place the last covers the others.
-        let above = |mount: &MountInfo| root.starts_with(&mount.target);
-        let own = mount::all()?.into_iter().filter(above).max_by_key(|mount| mount.target.as_os_str().len());
-        let place = own.and_then(|mount| {
-            let below = root.strip_prefix(&mount.target).ok()?;
-            Some((mount.device, mount.root.join(below)))
-        });
-        Ok(Ours { node: (stat.st_dev, stat.st_ino), root, place })
-    }
-
-    /// Whether a mount shows this snapshot's upper directory, or is a bind mount of its own. In doubt it does.
-    fn shows(&self, mount: &MountInfo, id: u64) -> bool {
-        let part = format!("/snapshots/{id}/");
-        if mount.fs_type == "overlay" {
-            let store = mount.options.split(',').filter_map(|option| option.split_once(&part)).next();
-            return store.is_some_and(|(store, _)| {
-                self.is_root(store.split_once('=').map_or(store, |(_, path)| path))
-            });
-        }
-        let text = mount.root.to_string_lossy();
-        let Some((store, _)) = text.split_once(&part) else { return false };
-        let same = |(device, place): &((u32, u32), PathBuf)| {
-            mount.device == *device && Path::new(if store.is_empty() { "/" } else { store }) == place
-        };
-        self.place.as_ref().is_none_or(same)
-    }
-
-    /// Whether a path that a mount names is the store's; true for one that is not seen from here.
-    fn is_root(&self, path: &str) -> bool {
-        let same = |stat: fs::Stat| (stat.st_dev, stat.st_ino) == self.node;
-        self.root == Path::new(path) || fs::stat(path).map_or(true, same)
-    }
 }

@@ -85,6 +85,7 @@ fn mount_inspected(
     let _at_work = store.gc_lock_shared(&options.cancel)?;
     // A collection takes a snapshot that is not mounted for one that no longer is.
     let _no_look = store.mount_lock_shared(&options.cancel, MOUNT_PATIENCE)?;
+    check_not_taken(store, &target)?;
     let mut labels = mounted::labels_of_mount(&target);
     let shown = inspection.image.name.clone().unwrap_or_else(|| name.to_string());
     labels.insert(IMAGE_LABEL.to_string(), shown);
@@ -94,6 +95,32 @@ fn mount_inspected(
         None => mounting.attempt(mounting.chain, None),
         Some(maps) => mounting.mapped(maps),
     }
+}
+
+/// One mount of ours on top of another hides it, and keeps it from being taken down.
+fn check_not_taken(store: &Store, target: &Path) -> Result<()> {
+    if mount::on_top(target)?.is_none() {
+        return Ok(());
+    }
+    for row in rows_at(store, target)? {
+        if store.is_mounted_at(&row, target)? {
+            let name = row.labels.get(IMAGE_LABEL).map_or(row.key.as_str(), String::as_str);
+            return Err(Error::new(ErrorKind::Busy, format!("{name} is mounted there already"))
+                .with_hint("'transload umount' takes it down; what was deferred goes with 'transload gc'"));
+        }
+    }
+    Ok(())
+}
+
+/// What was mounted at a place, oldest first.
+fn rows_at(store: &Store, target: &Path) -> Result<Vec<SnapshotRow>> {
+    let mut rows = Vec::new();
+    let mut visit = |row: &SnapshotRow| {
+        rows.extend((mounted::target_of(row)?.as_deref() == Some(target)).then(|| row.clone()));
+        Ok(())
+    };
+    store.metadata().snapshot_walk(&mut visit)?;
+    Ok(rows)
 }
 
 const LOST_LAYERS: &str = "layers of the image are lost, or were not synced before the system went down: \
@@ -164,8 +191,7 @@ impl Mounting<'_> {
         if mounts.iter().any(|mount| mount.kind == MountKind::Overlay) {
             self.note_device(key).inspect_err(|_| drop(mount::unmount(self.target)))?;
         }
-        let step = self.step(Step::Mount, key, started).attempts(attempts).target(self.target);
-        self.options.listener.snapshot(step);
+        self.options.listener.snapshot(self.step(Step::Mount, key, started).attempts(attempts));
         Ok(())
     }
 
@@ -183,7 +209,7 @@ impl Mounting<'_> {
             step,
             key: key.to_string(),
             digest: self.chain.map(str::to_string),
-            target: None,
+            target: Some(self.target.to_path_buf()),
             attempts: 1,
             duration: started.elapsed(),
         }
@@ -202,12 +228,13 @@ pub fn unmount(store: &Store, dir: &Path, options: &RemovalOptions) -> Result<Re
         Ok(target) => target,
         Err(_) => std::path::absolute(dir).doing(doing)?,
     };
-    let records = mounts(store)?;
     let rootfs = target.join("rootfs");
-    let of = |path: &Path| records.iter().rev().find(|record| record.target == path);
-    match (of(&target), of(&rootfs)) {
-        (Some(record), _) => take_down(store, record, options),
-        (None, Some(record)) => match take_down(store, record, options)? {
+    let of = |path: &Path| row_at(store, path).doing(doing);
+    let own = of(&target)?;
+    let bundled = if own.is_none() { of(&rootfs)? } else { None };
+    match (own, bundled) {
+        (Some(row), _) => take_down(store, &row, &target, options),
+        (None, Some(row)) => match take_down(store, &row, &rootfs, options)? {
             Removal::Deferred => Ok(Removal::Deferred),
             Removal::Done => {
                 std::fs::remove_dir(&rootfs).doing(|| format!("cannot remove {}", rootfs.display()))?;
@@ -225,11 +252,22 @@ pub fn unmount(store: &Store, dir: &Path, options: &RemovalOptions) -> Result<Re
     }
 }
 
-fn take_down(store: &Store, record: &MountRecord, options: &RemovalOptions) -> Result<Removal> {
-    match store.snapshotter().stat(&record.key) {
+/// What is mounted at a place: of several the one that is seen there, else the last.
+fn row_at(store: &Store, target: &Path) -> Result<Option<SnapshotRow>> {
+    let mut rows = rows_at(store, target)?;
+    if rows.len() > 1
+        && let Some(row) = store.on_top(&rows, target)?
+    {
+        return Ok(Some(row.clone()));
+    }
+    Ok(rows.pop())
+}
+
+fn take_down(store: &Store, row: &SnapshotRow, target: &Path, options: &RemovalOptions) -> Result<Removal> {
+    match store.snapshotter().stat(&row.key) {
         // A collection has seen that it is no longer mounted.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Removal::Done),
-        row => store.take_down(&row?, &record.target, options),
+        row => store.take_down(&row?, target, options),
     }
 }
 
