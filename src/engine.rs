@@ -392,7 +392,8 @@ impl Engine {
         let started = Instant::now();
         self.counted("gc", |metrics| {
             self.inner.store.make_room()?;
-            let report = upkeep::gc(&self.inner.store, options)?;
+            let listener = meter::listener(metrics, false, &options.listener);
+            let report = upkeep::gc(&self.inner.store, &GcOptions { listener, ..options.clone() })?;
             // There may be room enough to keep some of it again.
             self.inner.store.make_room()?;
             meter::gc(metrics, &report, started.elapsed());

@@ -195,7 +195,11 @@ fn a_deferred_mount_goes_with_the_first_collection_that_finds_it_free() {
     house.run(&["gc"]).ok();
     assert!(Path::new(&at).join("kept").exists(), "it is in use still");
     holder.end();
-    house.run(&["gc"]).ok();
+    let told = house.run(&["--progress", "json", "gc"]).ok().stderr;
+    let steps: Vec<Value> = told.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let steps: Vec<(&Value, &Value)> = steps.iter().map(|step| (&step["event"], &step["target"])).collect();
+    let place = Value::from(&*at);
+    assert_eq!(steps, [(&Value::from("umount"), &place), (&Value::from("snapshot.remove"), &place)]);
     assert!(!Path::new(&at).join("top").exists(), "it is unmounted");
     assert_eq!((house.mount_count(), house.directories()), (0, 0));
     let (free, _unmount) = house.mount("free", &[]);

@@ -244,6 +244,7 @@ pub fn gc(context: &Context, args: &Gc) -> Done {
         older_than: args.older_than,
         until_free_bytes: args.until_free,
         grace: args.grace,
+        listener: mounts::listener(context),
     };
     let engine = context.open(false)?;
     let view = view(told(context, &engine, &options)?, args.dry_run, started);

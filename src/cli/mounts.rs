@@ -50,7 +50,7 @@ fn mode(read_write: bool) -> &'static str {
 }
 
 /// Notices on stderr, and each step: as JSON where that was asked for, for logs, and in words with `-vv`.
-fn listener(context: &Context) -> Listener {
+pub fn listener(context: &Context) -> Listener {
     if context.global.progress == ProgressMode::Json {
         return Listener::new(output::json_lines::JsonLines);
     }

@@ -168,6 +168,19 @@ impl Store {
         self.look()?.in_use(&Snapshot::of(self, row)?).doing(|| cannot_tell(&row.key))
     }
 
+    /// Who uses any of these snapshots.
+    pub(crate) fn in_use_any<'a>(&self, rows: impl Iterator<Item = &'a SnapshotRow>) -> Result<InUse> {
+        let mut users = InUse::default();
+        let mut rows = rows.peekable();
+        if rows.peek().is_some() {
+            let sight = self.look()?;
+            for row in rows {
+                users.merge(sight.in_use(&Snapshot::of(self, row)?).doing(|| cannot_tell(&row.key))?);
+            }
+        }
+        Ok(users)
+    }
+
     /// All that is mounted now.
     pub(super) fn look(&self) -> Result<Sight> {
         Sight::look(self).doing(|| "cannot look at what is mounted")
@@ -316,13 +329,10 @@ impl Store {
     /// Forgets what was deferred and is no longer in use, taking down its mounts in this namespace first, for a collection:
     /// the directories, which no record has then, are the collection's to remove. Nobody mounts meanwhile, and nobody who
     /// wants to waits longer than it takes to look at one of them.
-    pub(crate) fn finish_deferred(&self, cancel: &Cancel) -> Result<Finished> {
+    pub(crate) fn finish_deferred(&self, cancel: &Cancel, listener: &Listener) -> Result<Finished> {
         let mut finished = Finished::default();
-        let options = RemovalOptions {
-            when_busy: WhenBusy::Defer,
-            cancel: cancel.clone(),
-            ..RemovalOptions::default()
-        };
+        let options =
+            RemovalOptions { when_busy: WhenBusy::Defer, cancel: cancel.clone(), listener: listener.clone() };
         let forget = |key: &str| self.metadata.snapshot_remove(key).map(drop);
         for row in self.metadata.snapshots_deferred()? {
             let no_mounts = self.mount_lock_exclusive(cancel)?;
@@ -360,8 +370,13 @@ fn drop_snapshot(
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         other => other?,
     }
-    options.listener.snapshot(step(Step::Remove, row, started));
+    options.listener.snapshot(removed(row, started));
     Ok(Removal::Done)
+}
+
+/// What is told of a snapshot that was removed.
+pub(crate) fn removed(row: &SnapshotRow, started: Instant) -> SnapshotStep {
+    step(Step::Remove, row, started)
 }
 
 fn cannot_tell(key: &str) -> String {

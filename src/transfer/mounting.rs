@@ -307,18 +307,15 @@ fn last_chains(store: &Store, names: &[String]) -> Result<HashSet<String>> {
 }
 
 fn users_of(store: &Store, chains: &HashSet<String>) -> Result<InUse> {
-    let mut users = InUse::default();
     if chains.is_empty() {
-        return Ok(users);
+        return Ok(InUse::default());
     }
     let shows = |row: &SnapshotRow| {
         let of = row.labels.get(mounted::CHAIN_LABEL).or(row.parent.as_ref());
         row.kind != SnapshotKind::Committed && of.is_some_and(|chain| chains.contains(chain))
     };
-    for row in store.metadata().snapshots()?.iter().filter(|row| shows(row)) {
-        users.merge(store.in_use(row)?);
-    }
-    Ok(users)
+    let rows = store.metadata().snapshots()?;
+    store.in_use_any(rows.iter().filter(|row| shows(row)))
 }
 
 fn is_unpacked_bundle(dir: &Path) -> bool {

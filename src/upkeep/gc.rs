@@ -15,6 +15,7 @@ use super::now_ms;
 use crate::error::{Error, Result, ResultExt};
 use crate::metadata::{ImageRow, LeaseRow, Tombstone};
 use crate::parallel::{Cancel, failpoint};
+use crate::progress::Listener;
 use crate::store::Store;
 use crate::trace;
 use plan::{Listing, Plan};
@@ -44,6 +45,8 @@ pub struct GcOptions {
     pub until_free_bytes: Option<u64>,
     /// How long removed images can be restored, and keep what they hold.
     pub grace: Duration,
+    /// Is told of mounts that are taken down, and of what was mounted and is removed.
+    pub listener: Listener,
 }
 
 /// What a collection did, or would do.
@@ -121,7 +124,7 @@ fn collect(store: &Store, options: &GcOptions) -> Result<GcReport> {
     let _alone = trace::within(trace::stage!("gc.lock"), |_| lock())?;
     let _at_work = store.gc_lock_shared(&options.cancel)?;
     let mut report = GcReport::default();
-    let deferred = store.finish_deferred(&options.cancel)?;
+    let deferred = store.finish_deferred(&options.cancel, &options.listener)?;
     policy::remove_chosen(store, options, &mut report)?;
     remove_dead(store, options, &mut report)?;
     policy::remove_until_free(store, options, &mut report)?;

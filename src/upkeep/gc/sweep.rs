@@ -18,14 +18,15 @@ use super::{GcFailure, GcOptions, GcReport, give_way};
 use crate::content::IngestRef;
 use crate::error::{ErrorKind, Result};
 use crate::io::{durable, locked::LockedDir, remove::remove_tree};
-use crate::metadata::{DeadSnapshot, Mark, Metadata};
+use crate::metadata::{DeadSnapshot, Mark, Metadata, SnapshotKind};
 use crate::oci::{DiffId, Digest};
 use crate::parallel::failpoint;
 use crate::snapshot::Trees;
-use crate::store::Store;
+use crate::store::{Store, in_use};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs;
 use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
 /// How much is locked, forgotten, and then moved away: one sync.
 const BATCH: usize = 64;
@@ -117,18 +118,23 @@ impl<'a> Sweep<'a> {
         let bytes: HashMap<u64, u64> = batch.iter().map(|dead| (dead.id, dead.bytes)).collect();
         let mut asides = Vec::new();
         for row in self.forget(&going, Metadata::sweep_snapshots)? {
+            let started = Instant::now();
             let (id, bytes) = (row.id.to_string(), bytes.get(&row.id).copied());
             asides.extend(self.set_aside(dirs.as_fd(), &id, &format!("snapshots/{id}"), bytes.unwrap_or(0)));
+            if row.kind != SnapshotKind::Committed {
+                self.options.listener.snapshot(in_use::removed(&row, started));
+            }
         }
         Ok(asides)
     }
 
     /// A snapshot that is not mounted yet looks like one that no longer is. Nobody mounts now, so a second look tells.
     fn still_abandoned(&self, batch: &[Dead]) -> Result<HashSet<String>> {
-        match batch.iter().any(|dead| dead.was_mounted) {
-            true => self.store.abandoned_mounts(&self.store.metadata().snapshots()?),
-            false => Ok(HashSet::new()),
+        let mut rows = Vec::new();
+        for dead in batch.iter().filter(|dead| dead.was_mounted) {
+            rows.extend(self.store.metadata().snapshot_get(&dead.key)?);
         }
+        self.store.abandoned_mounts(&rows)
     }
 
     fn trees(&mut self, batch: &[(DiffId, u64)]) -> Result<Vec<Aside>> {
