@@ -499,7 +499,9 @@ fn a_command_ends_with_its_own_code_although_its_mount_is_in_use() {
     let ran = run("exit 3");
     assert_eq!(ran.code, Some(3), "{}", ran.stderr);
     assert!(ran.stderr.contains("\"snapshot.remove\""), "its end is told, too: {}", ran.stderr);
-    let ran = run("sleep 60 >/dev/null 2>&1 & exit 7");
+    // It has all that it needs before the shell ends: the image loses its /dev then.
+    let stays = "(echo >/ready; exec sleep 60) >/dev/null 2>&1 &";
+    let ran = run(&format!("{stays} until [ -e /ready ]; do :; done; exit 7"));
     assert_eq!(ran.code, Some(7), "{}", ran.stderr);
     assert!(ran.stderr.contains("the first gc that finds it free removes it"), "{}", ran.stderr);
     assert_eq!(house.directories(), 1, "it is in use");
