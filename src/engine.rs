@@ -530,10 +530,8 @@ impl Engine {
     /// counted; without, they are errors.
     pub fn unpack(&self, name: &str, dir: &Path, lenient: bool, cancel: &Cancel) -> Result<UnpackReport> {
         self.counted("unpack", |_| {
-            let stack =
-                catalogue::stack(&self.inner.store, name).doing(|| format!("cannot unpack {name}"))?;
             let options = UnpackOptions { threads: self.inner.threads, lenient, cancel: cancel.clone() };
-            transfer::unpack::unpack(&stack, dir, &options)
+            transfer::unpack_image(&self.inner.store, name, dir, &options)
         })
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, setrlimit};
 use support::disk::{FEW_INODES, FULL, Kind, Mounted, filesystem};
 use support::mounts::Small;
-use support::run::{Ran, command, run as finished, transload};
+use support::run::{Ran, command, run as finished, transload, until_stopped};
 use support::scratch;
 use support::soundness::{
     Contents, archives, bad_blobs, contents, damage, differences, leftovers, visible, with_faults,
@@ -402,10 +402,7 @@ fn a_stopped_collection_is_named_and_mounts_do_not_wait_for_it_without_end() {
     import(&store, &scene.archives[0]).ok();
     transload(&store, ["rm", FIRST]).ok();
     let collecting = slowed(&store, "gc.aside=stop@1", &["gc"]);
-    let stat = format!("/proc/{}/stat", collecting.id());
-    wait_until(|| {
-        std::fs::read_to_string(&stat).is_ok_and(|stat| [") T ", ") Z "].iter().any(|s| stat.contains(s)))
-    });
+    until_stopped(&collecting);
     let engine = Engine::open(&store, Default::default()).expect("opens");
     let mount = || engine.store().mount_lock_shared(&Cancel::new(), Duration::from_millis(20)).map(drop);
     let refused = mount().expect_err("it was stopped among the snapshots");

@@ -76,21 +76,7 @@ impl Metadata {
         self.write(Sync::Lazy, |transaction| {
             create(transaction, id, expires_ms, &Labels::new())?;
             super::labels::count_change(transaction)?;
-            for image in images {
-                // Another name of the same index may have other platforms of it.
-                let same = super::images::one(transaction, "id = ?", int(image.id))?
-                    .filter(|row| row.target.digest == image.target.digest);
-                let still = match same {
-                    Some(row) => row,
-                    None => super::images::one(transaction, "target = ?", image.target.digest.to_string())?
-                        .ok_or_else(|| super::images::no_image(&image.label_key()))?,
-                };
-                let chains = still.manifests.iter().filter_map(|manifest| manifest.chain_id);
-                let chains = chains.map(|chain_id| Resource::Snapshot(chain_id.to_string()));
-                let held: Vec<Resource> =
-                    [Resource::Blob(still.target.digest)].into_iter().chain(chains).collect();
-                add(transaction, id, &held)?;
-            }
+            hold_images(transaction, id, images)?;
             Ok(())
         })
     }
@@ -108,6 +94,14 @@ impl Metadata {
     /// has looked into is not held with it.
     pub fn lease_hold(&self, id: &str, resources: &[Resource]) -> Result<()> {
         self.write(Sync::Lazy, |transaction| add(transaction, id, resources))
+    }
+
+    /// Puts on a lease of running work what these images need, and gives their rows as they are by then.
+    /// [`ErrorKind::NotFound`] if one of them is gone.
+    ///
+    /// A collection that has looked before saw the images themselves, so it need not look again.
+    pub fn lease_hold_images(&self, id: &str, images: &[ImageRow]) -> Result<Vec<ImageRow>> {
+        self.write(Sync::Lazy, |transaction| hold_images(transaction, id, images))
     }
 
     /// Takes resources off a lease.
@@ -228,6 +222,27 @@ pub(super) fn is_held_with_what_it_names(connection: &Connection, digest: &str) 
          WHERE r.kind = 'blob' AND r.key = ? AND NOT instr(l.labels, '\"containerd.io/gc.flat\"') LIMIT 1",
     )?;
     Ok(statement.exists([digest])?)
+}
+
+/// Puts the images' targets and chains on a lease, as they are now.
+fn hold_images(connection: &Connection, id: &str, images: &[ImageRow]) -> Result<Vec<ImageRow>> {
+    let mut rows = Vec::with_capacity(images.len());
+    for image in images {
+        // Another name of the same index may have other platforms of it.
+        let same = super::images::one(connection, "id = ?", int(image.id))?
+            .filter(|row| row.target.digest == image.target.digest);
+        let still = match same {
+            Some(row) => row,
+            None => super::images::one(connection, "target = ?", image.target.digest.to_string())?
+                .ok_or_else(|| super::images::no_image(&image.label_key()))?,
+        };
+        let chains = still.manifests.iter().filter_map(|manifest| manifest.chain_id);
+        let chains = chains.map(|chain_id| Resource::Snapshot(chain_id.to_string()));
+        let held: Vec<Resource> = [Resource::Blob(still.target.digest)].into_iter().chain(chains).collect();
+        add(connection, id, &held)?;
+        rows.push(still);
+    }
+    Ok(rows)
 }
 
 fn add(connection: &Connection, id: &str, resources: &[Resource]) -> Result<()> {

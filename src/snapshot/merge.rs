@@ -100,6 +100,11 @@ impl Layer {
         self.open(path, OFlags::PATH)?.map(fs::fstat).transpose()
     }
 
+    fn gone(&self, path: &[u8]) -> Error {
+        let what = PathBytes::new(join(&self.place, path));
+        Error::new(ErrorKind::Corrupt, format!("the layer's directory {what} is gone"))
+    }
+
     fn is_whiteout(&self, path: &[u8], stat: &Stat) -> bool {
         match &self.marks {
             Marks::None => false,
@@ -243,13 +248,7 @@ impl Stack {
     pub fn root(&self) -> Result<Option<Node>> {
         let mut found = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
-            let gone = || {
-                Error::new(
-                    ErrorKind::Corrupt,
-                    format!("the layer {} is gone", PathBytes::new(&layer.place[..])),
-                )
-            };
-            found.push((index, layer.stat(b"")?.ok_or_else(gone)?));
+            found.push((index, layer.stat(b"")?.ok_or_else(|| layer.gone(b""))?));
             if index + 1 < self.layers.len() && layer.is_opaque(b"")? {
                 break;
             }
@@ -367,7 +366,8 @@ impl Stack {
         names: &mut BTreeMap<Vec<u8>, Merging>,
     ) -> Result<()> {
         let layer = &self.layers[index];
-        let Some(fd) = layer.open_dir(&dir.path)? else { return Ok(()) };
+        // It was there when the directory was found. Without it the list would be shorter than the directory.
+        let fd = layer.open_dir(&dir.path)?.ok_or_else(|| layer.gone(&dir.path))?;
         for (name, stat) in beneath::list(fd.as_fd())? {
             let merging = names.entry(name.clone()).or_default();
             if merging.closed {

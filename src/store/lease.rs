@@ -6,7 +6,7 @@
 use super::{GcLock, Store, lock};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::durable;
-use crate::metadata::{Labels, LeaseRow, Resource, now_ms};
+use crate::metadata::{ImageRow, Labels, LeaseRow, Resource, now_ms};
 use crate::parallel::{Cancel, failpoint};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
@@ -52,6 +52,12 @@ impl<'a> Lease<'a> {
             [] => Ok(()),
             _ => self.store.metadata.lease_hold(&self.id, resources),
         }
+    }
+
+    /// Puts on the lease what images need, and gives their rows as they are then. [`ErrorKind::NotFound`] if one of them
+    /// is gone.
+    pub fn add_images(&self, images: &[ImageRow]) -> Result<Vec<ImageRow>> {
+        self.store.metadata.lease_hold_images(&self.id, images)
     }
 }
 

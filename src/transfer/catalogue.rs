@@ -1,11 +1,13 @@
 //! The catalogue verbs: find an image by what people call it, look inside, tag it, remove it.
 
+use super::held::Held;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::metadata::{ImageRow, Labelled, PINNED, PINNED_LABEL};
 use crate::oci::{
     ChainId, Descriptor, DiffId, Digest, Document, HistoryEntry, Manifest, Platform, Reference, parse_config,
     parse_document,
 };
+use crate::parallel::Cancel;
 use crate::snapshot::{Node, Stack};
 use crate::store::Store;
 
@@ -112,7 +114,21 @@ pub fn inspect(store: &Store, name: &str) -> Result<Inspection> {
 
 /// The same for other verbs, which say themselves what could not be done.
 pub(super) fn look_into(store: &Store, name: &str) -> Result<Inspection> {
-    let image = find(store, name)?;
+    look_at(store, find(store, name)?)
+}
+
+/// The same for verbs that go on to read the image: it stays, whoever removes it, as long as the first of the two does.
+pub(super) fn hold<'a>(
+    store: &'a Store,
+    name: &str,
+    cancel: &Cancel,
+) -> Result<(Held<'a>, Inspection)> {
+    let (held, images) = Held::take(store, vec![find(store, name)?], cancel)?;
+    let image = images.into_iter().next().expect("one was asked for");
+    Ok((held, look_at(store, image)?))
+}
+
+fn look_at(store: &Store, image: ImageRow) -> Result<Inspection> {
     let host = Platform::host();
     let best = image.manifests.iter().max_by_key(|manifest| manifest.platform.fit(&host));
     let best = best.ok_or_else(|| Error::new(ErrorKind::Corrupt, "the image has no manifest"))?.clone();
@@ -248,11 +264,6 @@ pub fn unpacked_chain(inspection: &Inspection) -> Result<Option<ChainId>> {
 }
 
 /// The merged root filesystem of an image, to be read without mounting it.
-pub fn stack(store: &Store, name: &str) -> Result<Stack> {
-    stack_of(store, &look_into(store, name)?)
-}
-
-/// The same for an image that was looked into already.
 pub(super) fn stack_of(store: &Store, inspection: &Inspection) -> Result<Stack> {
     match unpacked_chain(inspection)? {
         Some(chain_id) => store.snapshotter().stack(&chain_id.to_string()),
@@ -263,7 +274,8 @@ pub(super) fn stack_of(store: &Store, inspection: &Inspection) -> Result<Stack> 
 /// The merged root filesystem of an image, down to `depth` directories.
 pub fn tree(store: &Store, name: &str, depth: usize) -> Result<TreeEntry> {
     let read = || {
-        let stack = stack(store, name)?;
+        let (_held, inspection) = hold(store, name, &Cancel::new())?;
+        let stack = stack_of(store, &inspection)?;
         match stack.root()? {
             Some(root) => entry(&stack, &root, depth),
             None => Ok(TreeEntry::default()),

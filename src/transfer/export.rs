@@ -1,6 +1,7 @@
 //! The export verb: images of the store as an OCI layout tar that others load, streamed, byte for byte the same each
 //! time.
 
+use super::held::Held;
 use crate::archive::writer::{DockerImage, LayoutWriter};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::metadata::{ImageRow, ManifestRow};
@@ -37,7 +38,7 @@ pub struct ExportReport {
     pub absent: Vec<Digest>,
 }
 
-/// Writes `images` to `out`.
+/// Writes `images` to `out`. They stay meanwhile, whoever removes them.
 pub fn export(
     store: &Store,
     images: &[ImageRow],
@@ -45,6 +46,9 @@ pub fn export(
     out: impl Write,
     cancel: &Cancel,
 ) -> Result<ExportReport> {
+    let shown = |image: &ImageRow| image.name.clone().unwrap_or_else(|| image.target.digest.to_string());
+    let (_held, images) = Held::take(store, images.to_vec(), cancel)
+        .doing(|| format!("cannot export {}", images.iter().map(shown).collect::<Vec<_>>().join(", ")))?;
     let mut export = Export {
         store,
         cancel,
@@ -54,9 +58,10 @@ pub fn export(
     };
     let mut index = Vec::new();
     let mut docker = Vec::new();
-    for image in images {
-        let shown = image.name.clone().unwrap_or_else(|| image.target.digest.to_string());
-        export.closure(&image.target, 0).doing(|| format!("cannot export {shown}"))?;
+    for image in &images {
+        let shown = shown(image);
+        let written = export.closure(&image.target, 0).map_err(|error| removed_meanwhile(store, image, error));
+        written.doing(|| format!("cannot export {shown}"))?;
         index.push(named(&image.target, image.name.as_deref()));
         if format == ExportFormat::Docker {
             add_docker(&mut docker, image, &shown)?;
@@ -104,6 +109,19 @@ fn add_docker(docker: &mut Vec<DockerImage>, image: &ImageRow, shown: &str) -> R
         }
     }
     Ok(())
+}
+
+/// What is missing of an image that is still there was never stored. Where nothing could be held, the image may have gone.
+fn removed_meanwhile(store: &Store, image: &ImageRow, error: Error) -> Error {
+    let missing = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::FailedPrecondition);
+    let is_there = || {
+        let images = store.metadata().images();
+        images.is_ok_and(|all| all.iter().any(|other| other.target.digest == image.target.digest))
+    };
+    match missing && !is_there() {
+        true => Error::new(ErrorKind::NotFound, "it was removed while it was being read"),
+        false => error,
+    }
 }
 
 struct Export<'a, W: Write> {

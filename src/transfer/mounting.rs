@@ -352,7 +352,10 @@ pub fn mounts(store: &Store) -> Result<Vec<MountRecord>> {
 /// A rootless bundle gets an unpacked `rootfs` instead: a mount would be gone with the namespace that it was made in.
 pub fn bundle_image(store: &Store, name: &str, dir: &Path, options: &BundleOptions) -> Result<BundleReport> {
     let make = || {
-        let inspection = look_into(store, name)?;
+        let (_held, inspection) = match options.rootless {
+            Some(_) => catalogue::hold(store, name, &options.cancel).map(|(held, found)| (Some(held), found))?,
+            None => (None, look_into(store, name)?),
+        };
         let made = prepare_directory(dir).doing(|| format!("cannot use {}", dir.display()))?;
         fill_bundle(store, name, &inspection, dir, made, options).inspect_err(|_| {
             // Back to what was there; the error that counts is the first one.

@@ -1,7 +1,8 @@
 //! `prewarm`: reads in what a start needs, so that the first start is not the slow one.
 //!
 //! Files are read through the store's own trees, whose pages every later mount of them shares. Paths are resolved inside
-//! the image's root: a link leads to where it would lead in a container, never out of it. Nothing is mounted or written.
+//! the image's root: a link leads to where it would lead in a container, never out of it. Nothing is mounted, and nothing
+//! written but a lease that keeps the image meanwhile.
 
 use super::catalogue;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -44,7 +45,8 @@ pub struct PrewarmReport {
 /// Reads in an image's files. [`ErrorKind::NotFound`] for a path that is not in it; then nothing is read.
 pub fn prewarm(store: &Store, name: &str, options: &PrewarmOptions) -> Result<PrewarmReport> {
     let read = || -> Result<PrewarmReport> {
-        let stack = catalogue::stack(store, name)?;
+        let (_held, inspection) = catalogue::hold(store, name, &options.cancel)?;
+        let stack = catalogue::stack_of(store, &inspection)?;
         let plan = Plan::make(&stack, options)?;
         let jobs = plan.files.len().div_ceil(JOB_FILES);
         let feed = |lanes: &Lanes<'_, usize>| (0..jobs).try_for_each(|job| lanes.send(job));

@@ -3,10 +3,12 @@
 //! The tree is what a mount would show: owners, modes, attributes, times, hard links, devices, holes. It is made in an
 //! empty or a new directory, by any number of threads with the same result. On any failure what was made is removed.
 
+use super::catalogue;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::remove;
 use crate::parallel::Cancel;
 use crate::snapshot::{CopyOptions, CopyReport, Stack, copy_stack};
+use crate::store::Store;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{self, Dir, Mode, OFlags};
 use rustix::io::Errno;
@@ -27,6 +29,21 @@ pub struct UnpackOptions {
 /// What was unpacked, and what could not be.
 pub type UnpackReport = CopyReport;
 
+/// Copies the root filesystem of an image into `dir`, as [`unpack`] does. The image stays meanwhile, whoever removes it.
+pub fn unpack_image(
+    store: &Store,
+    name: &str,
+    dir: &Path,
+    options: &UnpackOptions,
+) -> Result<UnpackReport> {
+    let find = || -> Result<_> {
+        let (held, inspection) = catalogue::hold(store, name, &options.cancel)?;
+        Ok((held, catalogue::stack_of(store, &inspection)?))
+    };
+    let (_held, stack) = find().doing(|| format!("cannot unpack {name}"))?;
+    unpack(&stack, dir, options)
+}
+
 /// Copies the merged tree `stack` into `dir`, which must be empty or not be there.
 ///
 /// [`ErrorKind::FailedPrecondition`] if the directory is not empty; then nothing is touched.
@@ -34,6 +51,8 @@ pub fn unpack(stack: &Stack, dir: &Path, options: &UnpackOptions) -> Result<Unpa
     let target = Target::open(dir).doing(|| format!("cannot unpack to {}", dir.display()))?;
     let copying = CopyOptions { threads: options.threads, lenient: options.lenient, owners: None };
     let copied = copy_stack(stack, target.fd.as_fd(), &[], &copying, &options.cancel);
+    // Where nothing could be held, a layer may have gone while it was listed.
+    let copied = copied.and_then(|report| stack.root().map(|_| report));
     if copied.is_err() {
         target.undo(dir);
     } else if stack.layers().is_empty() {

@@ -4,7 +4,8 @@
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -95,4 +96,13 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Ran {
         child.wait_with_output().expect("a child's output")
     });
     Ran::of(command, output)
+}
+
+/// Waits until a process that stops itself has done so, or has ended.
+pub fn until_stopped(child: &Child) {
+    let stat = format!("/proc/{}/stat", child.id());
+    let is_stopped = |stat: String| [") T ", ") Z "].iter().any(|state| stat.contains(state));
+    while !std::fs::read_to_string(&stat).is_ok_and(is_stopped) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
