@@ -126,6 +126,7 @@ pub struct GcView {
     freed_bytes: u64,
     free_bytes: Option<u64>,
     goal_missed: bool,
+    images_left: u64,
     failed: Vec<GcFailure>,
     deferred: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -278,7 +279,15 @@ fn tell_what_is_left(context: &Context, view: &GcView) {
         view.failed.iter().map(|failed| format!("cannot remove {}: {}", failed.what, failed.error));
     let missed = view.goal_missed.then(|| {
         let free = view.free_bytes.map(format_size).unwrap_or_default();
-        format!("only {free} are free, and no image is left that may be removed")
+        match (view.images_left, view.failed.is_empty()) {
+            (0, _) => format!("only {free} are free, and no image is left that may be removed"),
+            (left, true) => format!(
+                "only {free} are free; {left} more may be removed and would free nothing: something else needs what they have"
+            ),
+            (left, false) => {
+                format!("only {free} are free, because not all could be removed; images that may be removed: {left}")
+            }
+        }
     });
     let busy = view.deferred.iter().map(|what| format!("{what} is still in use; the next gc looks again"));
     context.notices(&failures.chain(busy).chain(missed).collect::<Vec<_>>());
@@ -298,6 +307,7 @@ fn view(report: GcReport, dry_run: bool, started: Instant) -> GcView {
         freed_bytes: report.bytes_freed,
         free_bytes: report.free_bytes,
         goal_missed: report.goal_missed,
+        images_left: report.images_left,
         failed: report.failed,
         deferred: report.deferred,
         items: report.items,

@@ -12,7 +12,7 @@ mod policy;
 mod sweep;
 
 use super::now_ms;
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::metadata::{ImageRow, LeaseRow, Tombstone};
 use crate::parallel::{Cancel, failpoint};
 use crate::progress::Listener;
@@ -74,8 +74,10 @@ pub struct GcReport {
     pub items: Vec<GcItem>,
     /// How much is free, where it was asked to be.
     pub free_bytes: Option<u64>,
-    /// Whether less is free than was asked for, with nothing left to remove.
+    /// Whether less is free than was asked for, and removing images frees no more.
     pub goal_missed: bool,
+    /// Where the goal was missed: how many images could go, but free nothing.
+    pub images_left: u64,
 }
 
 /// Something that would go.
@@ -96,6 +98,12 @@ pub struct GcFailure {
     pub what: String,
     /// Why.
     pub error: String,
+}
+
+impl GcFailure {
+    fn new(what: impl Into<String>, error: impl ToString) -> Self {
+        GcFailure { what: what.into(), error: error.to_string() }
+    }
 }
 
 /// How often a mark may turn out to be stale, because labels or removed images change all the time, before the rest is
@@ -124,17 +132,24 @@ fn collect(store: &Store, options: &GcOptions) -> Result<GcReport> {
     let _alone = trace::within(trace::stage!("gc.lock"), |_| lock())?;
     let _at_work = store.gc_lock_shared(&options.cancel)?;
     let mut report = GcReport::default();
-    let deferred = store.finish_deferred(&options.cancel, &options.listener)?;
+    let deferred = finish_deferred(store, options, &mut report)?;
     policy::remove_chosen(store, options, &mut report)?;
     remove_dead(store, options, &mut report)?;
     policy::remove_until_free(store, options, &mut report)?;
-    let failure = |(key, error): (String, Error)| GcFailure {
-        what: format!("snapshot {key}"),
-        error: error.to_string(),
-    };
-    report.failed.extend(deferred.failed.into_iter().map(failure));
-    report.deferred = deferred.busy;
+    report.failed.extend(deferred);
     Ok(report)
+}
+
+/// Removes what was left to a later collection, and gives what could not be.
+fn finish_deferred(store: &Store, options: &GcOptions, report: &mut GcReport) -> Result<Vec<GcFailure>> {
+    let finished = match store.finish_deferred(&options.cancel, &options.listener) {
+        Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+        Err(error) => return Ok(vec![GcFailure::new("what was deferred", error)]),
+        Ok(finished) => finished,
+    };
+    report.deferred = finished.busy;
+    let failure = |(key, error): (String, Error)| GcFailure::new(format!("snapshot {key}"), error);
+    Ok(finished.failed.into_iter().map(failure).collect())
 }
 
 /// One collection of what is dead by now.
@@ -145,27 +160,29 @@ fn remove_dead(store: &Store, options: &GcOptions, report: &mut GcReport) -> Res
         give_way();
     }
     let leases = metadata.leases()?;
-    let gone = gone_leases(store, &leases)?;
+    let gone = gone_leases(store, &leases);
     for lease in leases.iter().filter(|lease| gone.contains(&lease.id)) {
         report.leases_removed += u64::from(metadata.lease_end(lease)?);
         give_way();
     }
-    store.sweep_lease_files()?;
-    store.sweep_temporaries()?;
+    let mut failed = Vec::new();
+    failed.extend(store.sweep_lease_files().err().map(|error| GcFailure::new("files of leases", error)));
+    failed.extend(store.sweep_temporaries().err().map(|error| GcFailure::new("temporary files", error)));
     for _ in 0..MARKS {
         let plan = trace::within(trace::stage!("gc.mark"), |_| {
             // What can still be restored is kept: only the record that is gone does not count, not one that ends just now.
-            let plan = Plan::make(store, &Listing::read(store)?, &|_| false, &|_| false)?;
+            let plan = Plan::make(store, &Listing::read(store), &|_| false, &|_| false)?;
             plan.learn(store).map(|()| plan)
         })?;
+        // What failed after an earlier mark is tried again.
+        report.failed = failed.iter().chain(&plan.failed).cloned().collect();
         let sweep = Sweep::new(store, &plan, options, report);
         if trace::within(trace::stage!("gc.sweep"), |_| sweep.run())? {
             return Ok(());
         }
     }
-    let error =
-        "labels, leases or removed images changed all the time; the next collection goes on".to_string();
-    report.failed.push(GcFailure { what: "all that is dead".to_string(), error });
+    let error = "labels, leases or removed images changed all the time; the next collection goes on";
+    report.failed.push(GcFailure::new("all that is dead", error));
     Ok(())
 }
 
@@ -176,12 +193,13 @@ fn give_way() {
 }
 
 fn preview(store: &Store, options: &GcOptions) -> Result<GcReport> {
-    let listing = Listing::read(store)?;
+    let listing = Listing::read(store);
     let choice = policy::Choice::make(store, options, &listing)?;
     let gone = |image: &ImageRow| choice.ids.contains(&image.id);
     let mut report = Plan::make(store, &listing, &gone, &is_over)?.report();
     report.images_removed = choice.names;
     (report.free_bytes, report.goal_missed) = (choice.free_bytes, choice.goal_missed);
+    report.images_left = choice.images_left;
     Ok(report)
 }
 
@@ -194,12 +212,12 @@ pub fn would_free(store: &Store, without: &[&str]) -> Result<u64> {
 /// As [`would_free`], with each thing that would go.
 pub fn would_remove(store: &Store, without: &[&str]) -> Result<GcReport> {
     let gone = |image: &ImageRow| without.contains(&image.label_key().as_str());
-    Ok(Plan::make(store, &Listing::read(store)?, &gone, &is_over)?.report())
+    Ok(Plan::make(store, &Listing::read(store), &gone, &is_over)?.report())
 }
 
 /// The leases that no longer hold: expired, by their own time or by their label, or of a dead process.
-pub(super) fn gone_leases(store: &Store, leases: &[LeaseRow]) -> Result<HashSet<String>> {
-    plan::gone_leases(store, leases, now_ms())
+pub(super) fn gone_leases(store: &Store, leases: &[LeaseRow]) -> HashSet<String> {
+    plan::gone_leases(store, leases, now_ms()).0
 }
 
 /// Whether a removed image's grace is over.

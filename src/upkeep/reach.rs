@@ -28,6 +28,8 @@ pub(super) struct Reach {
     pub(super) ingests: HashSet<String>,
     /// Documents that could not be read, and why.
     pub(super) unreadable: Vec<(Digest, String)>,
+    /// What else could not be looked at, and why; it counts as needed.
+    pub(super) failed: Vec<(&'static str, String)>,
     /// What was read for the first time.
     pub(super) learnt: Vec<DocumentReferences>,
 }
@@ -119,20 +121,24 @@ impl<'a> Needs<'a> {
 
     fn mark(&'a self, without: &Without<'_>, trail: bool) -> Result<Walk<'a>> {
         let mut walk = Walk::new(self, trail);
-        for root in self.roots(without)? {
+        // In doubt nothing that was mounted is given up.
+        let abandoned = self.store.abandoned_mounts(&self.facts.snapshots).unwrap_or_else(|error| {
+            walk.found.failed.push(("snapshots that were mounted", error.to_string()));
+            HashSet::new()
+        });
+        for root in self.roots(without, &abandoned) {
             walk.root(root);
             walk.run()?;
         }
         Ok(walk)
     }
 
-    fn roots(&self, without: &Without<'_>) -> Result<Vec<Root<'a>>> {
+    fn roots(&self, without: &Without<'_>, abandoned: &HashSet<String>) -> Vec<Root<'a>> {
         let facts = self.facts;
         let leases = facts.leases.iter().filter(|(lease, _)| !without.leases.contains(&lease.id));
         let images = facts.images.iter().filter(|image| !(without.image)(image));
         let removed = facts.tombstones.iter().filter(|tombstone| !(without.tombstone)(tombstone));
         let labelled = facts.blob_labels.iter().filter(|(_, labels)| labels.contains_key(labels::ROOT));
-        let abandoned = self.store.abandoned_mounts(&facts.snapshots)?;
         let stays = |row: &&SnapshotRow| {
             row.labels.contains_key(labels::ROOT) || stays_by_itself(row) && !abandoned.contains(&row.key)
         };
@@ -142,7 +148,7 @@ impl<'a> Needs<'a> {
         roots.extend(removed.map(Root::Removed));
         roots.extend(labelled.filter_map(|(digest, _)| digest.parse().ok().map(Root::Label)));
         roots.extend(facts.snapshots.iter().filter(stays).map(Root::Snapshot));
-        Ok(roots)
+        roots
     }
 }
 

@@ -71,7 +71,7 @@ fn ask(store: &Store, asked: &str) -> Result<WhyReport> {
     let facts = store.metadata().facts()?;
     let (digest, nodes, size_bytes) = there.find(store, &facts, asked)?;
     let leases = facts.leases.iter().map(|(lease, _)| lease.clone()).collect::<Vec<_>>();
-    let gone = super::gc::gone_leases(store, &leases)?;
+    let gone = super::gc::gone_leases(store, &leases);
     let needs = Needs::new(store, &facts);
     let without = Without { image: &|_| false, tombstone: &super::gc::is_over, leases: &gone };
     let (reach, trail) = needs.trail(&without)?;

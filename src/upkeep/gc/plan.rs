@@ -8,30 +8,47 @@ use crate::io::{durable, locked::LockedDir};
 use crate::metadata::{ImageRow, LeaseRow, Mark, References, SnapshotKind, Tombstone};
 use crate::oci::{DiffId, Digest};
 use crate::store::Store;
+use crate::parallel::failpoint;
 use rustix::fd::AsFd;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What lies on the disk, by name. Read before the database: a directory has a record before it has its name, so one
 /// without a record has lost it.
+#[derive(Default)]
 pub(super) struct Listing {
     blobs: Vec<(Digest, u64)>,
     trees: Vec<String>,
     snapshots: Vec<String>,
     ingests: Vec<String>,
+    /// What could not be listed, or only in part.
+    failed: Vec<GcFailure>,
 }
 
 impl Listing {
-    pub(super) fn read(store: &Store) -> Result<Self> {
-        let mut blobs = Vec::new();
-        store.content().walk(&mut |digest, size_bytes| {
-            blobs.push((digest, size_bytes));
+    /// What cannot be listed is left to a later collection, which is no reason to leave the rest.
+    pub(super) fn read(store: &Store) -> Self {
+        let mut listing = Listing::default();
+        let walked = store.content().walk(&mut |digest, size_bytes| {
+            listing.blobs.push((digest, size_bytes));
             Ok(())
-        })?;
-        let list = |name: &str| -> Result<Vec<String>> {
-            let dir = durable::open_dir(store.root(), name)?;
+        });
+        listing.failed.extend(walked.err().map(|error| GcFailure::new("blobs", error)));
+        listing.trees = listing.names(store, "trees");
+        listing.snapshots = listing.names(store, "snapshots");
+        listing.ingests = listing.names(store, "ingest");
+        listing
+    }
+
+    fn names(&mut self, store: &Store, directory: &str) -> Vec<String> {
+        let list = || -> Result<Vec<String>> {
+            failpoint::at("gc.list")?;
+            let dir = durable::open_dir(store.root(), directory)?;
             Ok(names(&dir)?.into_iter().map(|name| name.to_string_lossy().into_owned()).collect())
         };
-        Ok(Listing { blobs, trees: list("trees")?, snapshots: list("snapshots")?, ingests: list("ingest")? })
+        list().unwrap_or_else(|error| {
+            self.failed.push(GcFailure::new(directory, error));
+            Vec::new()
+        })
     }
 }
 
@@ -64,18 +81,28 @@ pub(super) struct Plan {
     /// Directories that no record has.
     pub(super) orphans: BTreeMap<u64, u64>,
     pub(super) ingests: BTreeMap<String, u64>,
+    /// What could not be looked at. The rest goes all the same.
+    pub(super) failed: Vec<GcFailure>,
 }
 
-/// The leases that no longer hold: expired, by their own time or by their label, or of a dead process.
-pub(super) fn gone_leases(store: &Store, leases: &[LeaseRow], now_ms: u64) -> Result<HashSet<String>> {
-    let mut gone = HashSet::new();
+/// The leases that no longer hold: expired, by their own time or by their label, or of a dead process. One of which that
+/// cannot be told holds.
+pub(super) fn gone_leases(
+    store: &Store,
+    leases: &[LeaseRow],
+    now_ms: u64,
+) -> (HashSet<String>, Vec<GcFailure>) {
+    let (mut gone, mut failed) = (HashSet::new(), Vec::new());
     for lease in leases {
         let expired = super::super::labels::expires_ms(&lease.labels).is_some_and(|at| at <= now_ms);
-        if expired || !store.lease_is_live(lease, now_ms)? {
-            gone.insert(lease.id.clone());
+        let live = if expired { Ok(false) } else { store.lease_is_live(lease, now_ms) };
+        match live {
+            Ok(false) => drop(gone.insert(lease.id.clone())),
+            Ok(true) => {}
+            Err(error) => failed.push(GcFailure::new(format!("lease {}", lease.id), error)),
         }
     }
-    Ok(gone)
+    (gone, failed)
 }
 
 impl Plan {
@@ -89,17 +116,20 @@ impl Plan {
     ) -> Result<Plan> {
         let facts = store.metadata().facts()?;
         let rows: Vec<LeaseRow> = facts.leases.iter().map(|(lease, _)| lease.clone()).collect();
-        let leases = gone_leases(store, &rows, super::now_ms())?;
+        let (leases, failed) = gone_leases(store, &rows, super::now_ms());
         let without = Without { image: gone, tombstone: over, leases: &leases };
         let reach = Needs::new(store, &facts).of_all(&without)?;
         let mut plan = Plan { mark: facts.mark, leases: leases.into_iter().collect(), ..Plan::default() };
+        plan.failed = listing.failed.iter().cloned().chain(failed).collect();
+        plan.failed.extend(reach.failed.iter().map(|(what, error)| GcFailure::new(*what, error)));
+        plan.failed.extend(reach.unreadable.iter().map(unreadable));
         plan.leases.sort();
         plan.find_blobs(listing, &facts.blobs, &reach);
         plan.order_blobs(&facts.references);
         let known = facts.trees.iter().map(|row| (row.diff_id, row.bytes)).collect();
-        plan.find_trees(store, listing, &known, &reach)?;
+        plan.find_trees(store, listing, &known, &reach);
         plan.find_snapshots(store, listing, &facts.snapshots, &reach)?;
-        plan.find_ingests(store, listing, &reach)?;
+        plan.find_ingests(store, listing, &reach);
         plan.reach = reach;
         Ok(plan)
     }
@@ -145,8 +175,7 @@ impl Plan {
         listing: &Listing,
         known: &HashMap<DiffId, u64>,
         reach: &Reach,
-    ) -> Result<()> {
-        let trees = durable::open_dir(store.root(), "trees")?;
+    ) {
         self.trees.extend(known.iter().filter(|(id, _)| !reach.trees.contains(id)).map(|(id, _)| (*id, 0)));
         for name in &listing.trees {
             let diff_id = crate::snapshot::Trees::diff_id_of(name);
@@ -155,14 +184,13 @@ impl Plan {
             }
             let bytes = match diff_id.and_then(|diff_id| known.get(&diff_id)) {
                 Some(bytes) => *bytes,
-                None => measure(trees.as_fd(), name)?.bytes,
+                None => self.measured(store, "trees", name),
             };
             match diff_id {
                 Some(diff_id) => drop(self.trees.insert(diff_id, bytes)),
                 None => drop(self.strays.insert(name.clone(), bytes)),
             }
         }
-        Ok(())
     }
 
     fn find_snapshots(
@@ -172,10 +200,9 @@ impl Plan {
         rows: &[crate::metadata::SnapshotRow],
         reach: &Reach,
     ) -> Result<()> {
-        let dirs = durable::open_dir(store.root(), "snapshots")?;
         for row in rows.iter().rev().filter(|row| !reach.snapshots.contains(&row.key)) {
             let was_mounted = row.kind != SnapshotKind::Committed;
-            let bytes = measure(dirs.as_fd(), &row.id.to_string())?.bytes;
+            let bytes = self.measured(store, "snapshots", &row.id.to_string());
             self.snapshots.push(Dead { key: row.key.clone(), id: row.id, bytes, was_mounted });
         }
         self.mark.found_dead(self.snapshots.iter().map(|dead| dead.id));
@@ -185,21 +212,33 @@ impl Plan {
             if let Some(id) =
                 name.parse::<u64>().ok().filter(|id| !known.contains(id) && id.to_string() == *name)
             {
-                self.orphans.insert(id, measure(dirs.as_fd(), name)?.bytes);
+                let bytes = self.measured(store, "snapshots", name);
+                self.orphans.insert(id, bytes);
             }
         }
         Ok(())
     }
 
     /// Whatever nobody holds a lock on.
-    fn find_ingests(&mut self, store: &Store, listing: &Listing, reach: &Reach) -> Result<()> {
-        let ingests = store.content().ingests();
+    fn find_ingests(&mut self, store: &Store, listing: &Listing, reach: &Reach) {
         for name in listing.ingests.iter().filter(|name| !reach.ingests.contains(*name)) {
             if is_abandoned(store, name) {
-                self.ingests.insert(name.clone(), measure(ingests.as_fd(), name)?.bytes);
+                let bytes = self.measured(store, "ingest", name);
+                self.ingests.insert(name.clone(), bytes);
             }
         }
-        Ok(())
+    }
+
+    /// What something occupies. Where that cannot be told it goes all the same, and counts as nothing.
+    fn measured(&mut self, store: &Store, directory: &str, name: &str) -> u64 {
+        let look = || -> Result<u64> {
+            failpoint::at("gc.measure")?;
+            Ok(measure(durable::open_dir(store.root(), directory)?.as_fd(), name)?.bytes)
+        };
+        look().unwrap_or_else(|error| {
+            self.failed.push(GcFailure::new(format!("{directory}/{name}"), error));
+            0
+        })
     }
 
     /// What all of it occupies.
@@ -234,14 +273,14 @@ impl Plan {
             ingests_removed: count("ingest"),
             leases_removed: count("lease"),
             bytes_freed: self.bytes(),
-            failed: self.reach.unreadable.iter().map(unreadable).collect(),
+            failed: self.failed.clone(),
             items,
             ..GcReport::default()
         }
     }
 }
 
-pub(super) fn unreadable((digest, error): &(Digest, String)) -> GcFailure {
+fn unreadable((digest, error): &(Digest, String)) -> GcFailure {
     let error = format!("it cannot be read, so no blob is removed: {error}");
     GcFailure { what: format!("blob {digest}"), error }
 }

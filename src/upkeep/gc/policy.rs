@@ -38,6 +38,7 @@ pub(super) struct Choice {
     pub(super) names: Vec<String>,
     pub(super) free_bytes: Option<u64>,
     pub(super) goal_missed: bool,
+    pub(super) images_left: u64,
 }
 
 impl Choice {
@@ -49,9 +50,10 @@ impl Choice {
             let candidates = candidates(store, options)?;
             let needed = goal.saturating_sub(free);
             let (count, freed) = fewest(store, listing, &candidates, needed)?;
-            chosen.extend(candidates.into_iter().take(count));
             choice.free_bytes = Some(free.saturating_add(freed));
             choice.goal_missed = freed < needed;
+            choice.images_left = if choice.goal_missed { (candidates.len() - count) as u64 } else { 0 };
+            chosen.extend(candidates.into_iter().take(count));
         }
         choice.ids = chosen.iter().map(|image| image.id).collect();
         choice.names = chosen.iter().map(ImageRow::label_key).collect();
@@ -66,27 +68,36 @@ pub(super) fn remove_chosen(store: &Store, options: &GcOptions, report: &mut GcR
     bury(store, &chosen(store, options)?, options, report)
 }
 
-/// Removes images until enough is free, looking at the filesystem after each collection. Ends where removing images frees
-/// nothing: what they have is held by something else, or could not be removed.
+/// Removes images until enough is free, looking at the filesystem after each collection. What could not be removed does not
+/// keep others from going. Ends where removing images frees nothing: what they have is held by something else, or all of it
+/// could not be removed.
 pub(super) fn remove_until_free(store: &Store, options: &GcOptions, report: &mut GcReport) -> Result<()> {
     let Some(goal) = options.until_free_bytes else { return Ok(()) };
     loop {
         options.cancel.check()?;
         let free = free_bytes(store)?;
+        let candidates = if free < goal { candidates(store, options)? } else { Vec::new() };
         report.free_bytes = Some(free);
-        let candidates = if free < goal { candidates(store, options)? } else { return Ok(()) };
+        report.goal_missed = free < goal;
+        report.images_left = candidates.len() as u64;
         if candidates.is_empty() {
-            report.goal_missed = true;
             return Ok(());
         }
-        let (count, freed) = fewest(store, &Listing::read(store)?, &candidates, goal - free)?;
-        let before = report.bytes_freed;
-        if freed > 0 && report.failed.is_empty() {
-            bury(store, &candidates[..count], options, report)?;
-            remove_dead(store, options, report)?;
+        let listing = Listing::read(store);
+        // What is dead after a collection could not be removed, and will not be by the next one.
+        let (_, stuck) = fewest(store, &listing, &[], 0)?;
+        let (count, freed) = fewest(store, &listing, &candidates, stuck.saturating_add(goal - free))?;
+        if freed <= stuck {
+            return Ok(());
         }
-        if report.bytes_freed == before || !report.failed.is_empty() {
-            report.goal_missed = free_bytes(store)? < goal;
+        let before = report.bytes_freed;
+        bury(store, &candidates[..count], options, report)?;
+        remove_dead(store, options, report)?;
+        if report.bytes_freed == before {
+            let free = free_bytes(store)?;
+            report.free_bytes = Some(free);
+            report.goal_missed = free < goal;
+            report.images_left = self::candidates(store, options)?.len() as u64;
             return Ok(());
         }
     }

@@ -13,7 +13,7 @@
 //! What was forgotten is on the disk for good before the first thing is moved, so that no power cut brings back a record
 //! of something that is gone.
 
-use super::plan::{Dead, Plan, unreadable};
+use super::plan::{Dead, Plan};
 use super::{GcFailure, GcOptions, GcReport, give_way};
 use crate::content::IngestRef;
 use crate::error::{ErrorKind, Result};
@@ -71,7 +71,6 @@ impl<'a> Sweep<'a> {
 
     /// Whether all of it was seen to; otherwise the mark is stale and the rest needs a new one.
     pub(super) fn run(mut self) -> Result<bool> {
-        self.report.failed = self.plan.reach.unreadable.iter().map(unreadable).collect();
         let plan = self.plan;
         // First what needs no room to be removed.
         self.ingests()?;
@@ -111,7 +110,10 @@ impl<'a> Sweep<'a> {
     fn snapshots(&mut self, batch: &[Dead]) -> Result<Vec<Aside>> {
         let _no_mounts = self.store.mount_lock_exclusive(&self.options.cancel)?;
         let dirs = durable::open_dir(self.store.root(), "snapshots")?;
-        let gone = self.still_abandoned(batch)?;
+        let gone = self.still_abandoned(batch).unwrap_or_else(|error| {
+            self.fail("snapshots that were mounted".to_string(), error);
+            HashSet::new()
+        });
         let going = batch.iter().filter(|dead| !dead.was_mounted || gone.contains(&dead.key));
         let going: Vec<DeadSnapshot> =
             going.map(|dead| DeadSnapshot { key: dead.key.clone(), id: dead.id }).collect();
@@ -280,20 +282,27 @@ impl<'a> Sweep<'a> {
     }
 
     fn take_apart(&mut self, aside: Aside, counter: Counter) {
-        let Some(place) = aside.place else { return };
+        let Some(place) = aside.place else { return self.settled(&aside.what) };
         let trash = self.store.content().ingests().as_fd();
         let removed = failpoint::at("gc.remove").map_err(crate::Error::from);
         match removed.and_then(|()| remove_tree(trash, &place)) {
             Ok(()) => {
                 *counter(self.report) += 1;
                 self.report.bytes_freed += aside.bytes;
+                self.settled(&aside.what);
             }
             Err(error) => self.fail(aside.what, error),
         }
     }
 
+    /// That something could not be measured is nobody's concern once it is gone.
+    fn settled(&mut self, what: &str) {
+        self.report.failed.retain(|failure| failure.what != what);
+    }
+
     fn fail(&mut self, what: String, error: impl std::fmt::Display) {
-        self.report.failed.push(GcFailure { what, error: error.to_string() });
+        self.settled(&what);
+        self.report.failed.push(GcFailure::new(what, error));
     }
 }
 

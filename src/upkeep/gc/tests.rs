@@ -8,7 +8,6 @@ mod reports;
 
 use super::super::du;
 use super::*;
-use crate::error::ErrorKind;
 use crate::io::locked::LockedDir;
 use crate::metadata::{
     BlobRow, ImageCommit, Labels, ManifestRow, NewImage, NewSnapshot, Resource, SnapshotKind, TreeRow, Usage,
@@ -120,7 +119,7 @@ fn count(dir: &Path, name: &str) -> usize {
 
 /// What the mark of a collection found, and the sweep has yet to look at again.
 fn planned(store: &Store) -> Plan {
-    Plan::make(store, &Listing::read(store).expect("lists"), &|_| false, &is_over).expect("plans")
+    Plan::make(store, &Listing::read(store), &|_| false, &is_over).expect("plans")
 }
 
 fn sweep(store: &Store, plan: &Plan) -> (GcReport, bool) {

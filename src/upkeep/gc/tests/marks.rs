@@ -219,3 +219,17 @@ fn snapshots_of_an_earlier_boot_stay_below_what_is_in_use_and_while_a_lease_has_
     assert!(dir.path().join("trees").join(made.trees[0].0.hex()).join("fs/etc/file").exists());
     assert_eq!(count(dir.path(), "snapshots"), 2);
 }
+
+#[test]
+fn a_label_that_cannot_be_read_keeps_its_snapshot_and_nothing_else() {
+    use crate::store::mounted::TARGET_LABEL;
+    let (dir, store) = fresh();
+    let garbage = put_tree(dir.path(), &store, "garbage");
+    let id = snapshot(&store, "odd", SnapshotKind::Active, None, None);
+    let labels = Labels::from([(TARGET_LABEL.to_string(), "/\\?".to_string())]);
+    store.metadata().snapshot_update_labels("odd", &labels).expect("labels");
+    let report = gc(&store, &GcOptions::default()).expect("collects");
+    assert_eq!((report.trees_removed, report.snapshots_removed), (1, 0), "{:?}", report.failed);
+    assert!(!dir.path().join("trees").join(garbage.0.hex()).exists());
+    assert!(dir.path().join(format!("snapshots/{id}")).exists());
+}

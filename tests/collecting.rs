@@ -1,5 +1,6 @@
-//! Whoever reads an image has it until the end, also when others remove it and collect meanwhile. The reader is stopped in the
-//! middle, the image goes, and the reader goes on.
+//! Collections beside readers, and collections that meet failures. Whoever reads an image has it until the end, also when others
+//! remove it meanwhile: the reader is stopped in the middle, the image goes, and the reader goes on. What cannot be looked at or
+//! removed is told at the end, and keeps nothing else from being removed.
 
 mod support;
 
@@ -11,7 +12,7 @@ use support::image::{file, image};
 use support::listing::listing;
 use support::run::{Ran, transload, until_stopped};
 use support::scratch;
-use support::soundness::faulty;
+use support::soundness::{faulty, with_faults};
 use transload::parallel::failpoint;
 use transload::transfer::bundle::{BundleOptions, Rootless};
 use transload::{Cancel, Engine, ErrorKind, ImportOptions, Input, progress::Silent};
@@ -55,6 +56,10 @@ impl House {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
         until_stopped(&child);
         child
+    }
+
+    fn failing(&self, faults: &str, words: &[&str]) -> Ran {
+        with_faults(&self.store(), faults, words)
     }
 
     fn count(&self, part: &str) -> usize {
@@ -147,4 +152,39 @@ fn of_an_export_the_archive_is_whole_whoever_removes_the_image() {
     let options = ImportOptions { ignore_chown: !rustix::process::geteuid().is_root(), ..Default::default() };
     let report = engine.import(input, &options, &Silent, &Cancel::new()).expect("imports");
     assert_eq!(report.blobs.new, 0, "a collection that came meanwhile has left all of it");
+}
+
+#[test]
+fn what_cannot_be_measured_goes_and_what_cannot_be_listed_keeps_nothing_else() {
+    let house = House::new();
+    house.failing("gc.measure=eio", &["rm", IMAGE]).ok();
+    house.failing("gc.measure=eio", &["gc"]).ok();
+    assert_eq!(house.held(), [0, 0, 0]);
+    house.import();
+    house.run(&["rm", IMAGE]).ok();
+    let ran = house.failing("gc.list=eio@1", &["gc"]);
+    assert!(ran.code == Some(1) && ran.stderr.contains("cannot remove trees: "), "{}", ran.stderr);
+    assert_eq!(house.held(), [0, 0, 0], "what the database knows of is not listed");
+}
+
+/// More is never free.
+fn whole_disk(house: &House) -> String {
+    let stat = rustix::fs::statvfs(house.dir.path()).expect("a filesystem");
+    (stat.f_blocks * stat.f_frsize).to_string()
+}
+
+#[test]
+fn images_go_until_enough_is_free_although_something_else_cannot_be_removed() {
+    let house = House::new();
+    std::fs::create_dir(house.store().join("trees/stray")).expect("a directory");
+    let until = ["--json", "gc", "--until-free", &whole_disk(&house)];
+    let ran = house.failing("gc.aside=eio@1", &until);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert_eq!(ran.json()["images"], serde_json::json!([IMAGE]));
+    assert_eq!(house.held(), [0, 0, 0]);
+    house.import();
+    house.run(&["leases", "add", "mine", IMAGE]).ok();
+    let ran = house.run(&until[1..]);
+    assert!(ran.code == Some(1) && ran.stderr.contains("1 more may be removed"), "{}", ran.stderr);
+    house.run(&["inspect", IMAGE]).ok();
 }
