@@ -14,7 +14,7 @@ use crate::oci::{Digest, Reference};
 use crate::parallel::{Budget, Cancel, Pool};
 use crate::progress::{Progress, Silent};
 use crate::snapshot::Snapshotter;
-use crate::store::{LeaseState, Removal, RemovalOptions, SnapshotterKind, Store, StoreOptions};
+use crate::store::{LeaseState, Removal, RemovalOptions, SnapshotterKind, Store, StoreOptions, WhenBusy};
 use crate::transfer::bundle::{BundleOptions, BundleReport};
 use crate::transfer::catalogue::{self, HistoryLine, Inspection, TreeEntry};
 use crate::transfer::history::{self, StatsReport};
@@ -83,7 +83,7 @@ impl Default for EngineOptions {
 pub struct RemoveOptions {
     /// How long they can be restored; without it, until the next collection.
     pub grace: Duration,
-    /// Only tell what would go.
+    /// Only tell what would go, or why it is refused.
     pub dry_run: bool,
     /// A digest means all names of its image. Without it one that several names have is refused.
     pub all_names: bool,
@@ -278,11 +278,15 @@ impl Engine {
         let images = catalogue::to_remove(store, names, options.all_names)?;
         let removed: Vec<String> = images.iter().map(ImageRow::label_key).collect();
         let without: Vec<&str> = removed.iter().map(String::as_str).collect();
+        catalogue::check_unpinned(store, &images)?;
+        // Telling what would go waits for nobody.
+        if !options.dry_run || options.busy.when_busy == WhenBusy::Refuse {
+            self.check_unused(&removed, &options.busy)?;
+        }
         if options.dry_run {
             let would = upkeep::would_remove(store, &without)?;
             return Ok(RemoveReport { removed, freed_by_gc_bytes: would.bytes_freed, items: would.items });
         }
-        self.check_unused(&removed, &options.busy)?;
         let freed_by_gc_bytes = upkeep::would_free(store, &without)?;
         let grace_ms = u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX);
         catalogue::remove(store, &images, grace_ms)?;

@@ -6,6 +6,7 @@
 //!
 //! Locks order the processes; `docs/ARCHITECTURE.md` lists them, in their order, and says what each race ends in.
 
+pub mod chains;
 mod filesystem;
 mod format;
 pub mod in_use;

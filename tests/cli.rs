@@ -126,6 +126,7 @@ fn removals_are_held_back_and_undone_and_collections_go_by_policy() {
     ran(&["pin", name]).ok();
     assert_eq!(json(&["pin"])["pinned"], serde_json::json!([name]));
     ran(&["rm", name]).fails(1);
+    ran(&["rm", "--dry-run", name]).fails(1);
     ran(&["rm", "--all-names", &target]).fails(1);
     ran(&["unpin", name]).ok();
     assert_eq!(json(&["rm", "--dry-run", name, other])["dry_run"], true);

@@ -194,12 +194,21 @@ fn a_deferred_mount_goes_with_the_first_collection_that_finds_it_free() {
     );
     house.run(&["gc"]).ok();
     assert!(Path::new(&at).join("kept").exists(), "it is in use still");
+    assert_eq!(house.json(&["gc", "--dry-run"])["deferred"][0], Value::from(&*at));
     holder.end();
-    let told = house.run(&["--progress", "json", "gc"]).ok().stderr;
+    let would = house.json(&["gc", "--dry-run"]);
+    assert_eq!(
+        (&would["removed"]["snapshots"], &would["deferred"]),
+        (&Value::from(1), &serde_json::json!([]))
+    );
+    let did = house.run(&["--progress", "json", "--json", "gc"]).ok();
+    let told = did.stderr.clone();
     let steps: Vec<Value> = told.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let steps: Vec<(&Value, &Value)> = steps.iter().map(|step| (&step["event"], &step["target"])).collect();
     let place = Value::from(&*at);
     assert_eq!(steps, [(&Value::from("umount"), &place), (&Value::from("snapshot.remove"), &place)]);
+    let did = did.json();
+    assert_eq!((&did["removed"], &did["freed_bytes"]), (&would["removed"], &would["freed_bytes"]));
     assert!(!Path::new(&at).join("top").exists(), "it is unmounted");
     assert_eq!((house.mount_count(), house.directories()), (0, 0));
     let (free, _unmount) = house.mount("free", &[]);
@@ -251,6 +260,8 @@ fn the_last_name_of_a_mounted_image_is_refused_and_others_are_not() {
     let (at, _unmount) = house.mount("mnt", &[]);
     let holder = Process::in_directory(&at);
     house.run(&["rm", "second"]).ok();
+    house.run(&["rm", "--dry-run", IMAGE]).fails(5);
+    house.run(&["rm", "--dry-run", "--defer", IMAGE]).ok();
     let refused = house.run(&["rm", IMAGE]).fails(5);
     assert!(
         refused.stderr.contains(&format!("it is mounted at {at} and a process uses it")),

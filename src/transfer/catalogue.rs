@@ -118,11 +118,7 @@ pub(super) fn look_into(store: &Store, name: &str) -> Result<Inspection> {
 }
 
 /// The same for verbs that go on to read the image: it stays, whoever removes it, as long as the first of the two does.
-pub(super) fn hold<'a>(
-    store: &'a Store,
-    name: &str,
-    cancel: &Cancel,
-) -> Result<(Held<'a>, Inspection)> {
+pub(super) fn hold<'a>(store: &'a Store, name: &str, cancel: &Cancel) -> Result<(Held<'a>, Inspection)> {
     let (held, images) = Held::take(store, vec![find(store, name)?], cancel)?;
     let image = images.into_iter().next().expect("one was asked for");
     Ok((held, look_at(store, image)?))
@@ -237,6 +233,18 @@ fn meant(store: &Store, name: &str, all_names: bool) -> Result<Vec<ImageRow>> {
 pub fn remove(store: &Store, images: &[ImageRow], grace_ms: u64) -> Result<()> {
     let shown = || images.iter().map(ImageRow::label_key).collect::<Vec<_>>().join(", ");
     store.check_writable().doing(|| format!("cannot remove {}", shown()))?;
+    check_unpinned(store, images)?;
+    let bury = |image: &ImageRow| match store.metadata().image_bury(image, grace_ms) {
+        Ok(_) => Ok(()),
+        // Another process was faster.
+        Err(error) if error.kind() == ErrorKind::NotFound && images.len() > 1 => Ok(()),
+        Err(error) => Err(error.context(format!("cannot remove {}", image.label_key()))),
+    };
+    store.changing_images(|| images.iter().try_for_each(bury))
+}
+
+/// [`ErrorKind::FailedPrecondition`] if one of the images is pinned.
+pub fn check_unpinned(store: &Store, images: &[ImageRow]) -> Result<()> {
     for image in images {
         let labels = store.metadata().labels(Labelled::Image(&image.label_key()))?;
         if labels.get(PINNED_LABEL).is_some_and(|value| value == PINNED) {
@@ -245,13 +253,7 @@ pub fn remove(store: &Store, images: &[ImageRow], grace_ms: u64) -> Result<()> {
                 .context(format!("cannot remove {}", image.label_key())));
         }
     }
-    let bury = |image: &ImageRow| match store.metadata().image_bury(image, grace_ms) {
-        Ok(_) => Ok(()),
-        // Another process was faster.
-        Err(error) if error.kind() == ErrorKind::NotFound && images.len() > 1 => Ok(()),
-        Err(error) => Err(error.context(format!("cannot remove {}", image.label_key()))),
-    };
-    store.changing_images(|| images.iter().try_for_each(bury))
+    Ok(())
 }
 
 /// The chain of an image that can be mounted.

@@ -60,7 +60,8 @@ pub fn export(
     let mut docker = Vec::new();
     for image in &images {
         let shown = shown(image);
-        let written = export.closure(&image.target, 0).map_err(|error| removed_meanwhile(store, image, error));
+        let written =
+            export.closure(&image.target, 0).map_err(|error| removed_meanwhile(store, image, error));
         written.doing(|| format!("cannot export {shown}"))?;
         index.push(named(&image.target, image.name.as_deref()));
         if format == ExportFormat::Docker {

@@ -13,6 +13,7 @@ use crate::metadata::{ImageRow, Labels, SnapshotKind, SnapshotRow};
 use crate::mount::{self, IdMaps, Mount, MountKind};
 use crate::parallel::Cancel;
 use crate::progress::{Listener, SnapshotStep, Step};
+use crate::store::chains::Chains;
 use crate::store::{InUse, MOUNT_PATIENCE, Removal, RemovalOptions, Store, in_use, mounted};
 use rustix::fd::AsFd;
 use std::collections::HashSet;
@@ -310,12 +311,12 @@ fn users_of(store: &Store, chains: &HashSet<String>) -> Result<InUse> {
     if chains.is_empty() {
         return Ok(InUse::default());
     }
-    let shows = |row: &SnapshotRow| {
-        let of = row.labels.get(mounted::CHAIN_LABEL).or(row.parent.as_ref());
-        row.kind != SnapshotKind::Committed && of.is_some_and(|chain| chains.contains(chain))
-    };
     let rows = store.metadata().snapshots()?;
-    store.in_use_any(rows.iter().filter(|row| shows(row)))
+    let all = Chains::of(&rows);
+    let shows = |row: &&SnapshotRow| {
+        row.kind != SnapshotKind::Committed && all.shown_by(row).is_some_and(|chain| chains.contains(chain))
+    };
+    store.in_use_any(rows.iter().filter(shows))
 }
 
 fn is_unpacked_bundle(dir: &Path) -> bool {
@@ -353,7 +354,9 @@ pub fn mounts(store: &Store) -> Result<Vec<MountRecord>> {
 pub fn bundle_image(store: &Store, name: &str, dir: &Path, options: &BundleOptions) -> Result<BundleReport> {
     let make = || {
         let (_held, inspection) = match options.rootless {
-            Some(_) => catalogue::hold(store, name, &options.cancel).map(|(held, found)| (Some(held), found))?,
+            Some(_) => {
+                catalogue::hold(store, name, &options.cancel).map(|(held, found)| (Some(held), found))?
+            }
             None => (None, look_into(store, name)?),
         };
         let made = prepare_directory(dir).doing(|| format!("cannot use {}", dir.display()))?;

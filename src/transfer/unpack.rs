@@ -30,12 +30,7 @@ pub struct UnpackOptions {
 pub type UnpackReport = CopyReport;
 
 /// Copies the root filesystem of an image into `dir`, as [`unpack`] does. The image stays meanwhile, whoever removes it.
-pub fn unpack_image(
-    store: &Store,
-    name: &str,
-    dir: &Path,
-    options: &UnpackOptions,
-) -> Result<UnpackReport> {
+pub fn unpack_image(store: &Store, name: &str, dir: &Path, options: &UnpackOptions) -> Result<UnpackReport> {
     let find = || -> Result<_> {
         let (held, inspection) = catalogue::hold(store, name, &options.cancel)?;
         Ok((held, catalogue::stack_of(store, &inspection)?))

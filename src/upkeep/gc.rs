@@ -7,17 +7,19 @@
 //! collection finds. So it can be cancelled, or killed, anywhere. A removal that fails is reported and does not keep the
 //! others from happening. One collection works at a time.
 
+mod deferred;
 mod plan;
 mod policy;
 mod sweep;
 
 use super::now_ms;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use crate::metadata::{ImageRow, LeaseRow, Tombstone};
 use crate::parallel::{Cancel, failpoint};
 use crate::progress::Listener;
 use crate::store::Store;
 use crate::trace;
+use deferred::Deferred;
 use plan::{Listing, Plan};
 use serde::Serialize;
 use std::collections::HashSet;
@@ -132,24 +134,12 @@ fn collect(store: &Store, options: &GcOptions) -> Result<GcReport> {
     let _alone = trace::within(trace::stage!("gc.lock"), |_| lock())?;
     let _at_work = store.gc_lock_shared(&options.cancel)?;
     let mut report = GcReport::default();
-    let deferred = finish_deferred(store, options, &mut report)?;
+    let deferred = deferred::finish(store, options, &mut report)?;
     policy::remove_chosen(store, options, &mut report)?;
     remove_dead(store, options, &mut report)?;
     policy::remove_until_free(store, options, &mut report)?;
     report.failed.extend(deferred);
     Ok(report)
-}
-
-/// Removes what was left to a later collection, and gives what could not be.
-fn finish_deferred(store: &Store, options: &GcOptions, report: &mut GcReport) -> Result<Vec<GcFailure>> {
-    let finished = match store.finish_deferred(&options.cancel, &options.listener) {
-        Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
-        Err(error) => return Ok(vec![GcFailure::new("what was deferred", error)]),
-        Ok(finished) => finished,
-    };
-    report.deferred = finished.busy;
-    let failure = |(key, error): (String, Error)| GcFailure::new(format!("snapshot {key}"), error);
-    Ok(finished.failed.into_iter().map(failure).collect())
 }
 
 /// One collection of what is dead by now.
@@ -193,10 +183,13 @@ fn give_way() {
 }
 
 fn preview(store: &Store, options: &GcOptions) -> Result<GcReport> {
+    let deferred = Deferred::look(store)?;
     let listing = Listing::read(store);
-    let choice = policy::Choice::make(store, options, &listing)?;
+    let choice = policy::Choice::make(store, options, &listing, &deferred.free)?;
     let gone = |image: &ImageRow| choice.ids.contains(&image.id);
-    let mut report = Plan::make(store, &listing, &gone, &is_over)?.report();
+    let mut report = Plan::make_after(store, &listing, &gone, &is_over, &deferred.free)?.report();
+    report.failed.extend(deferred.failed);
+    report.deferred = deferred.busy;
     report.images_removed = choice.names;
     (report.free_bytes, report.goal_missed) = (choice.free_bytes, choice.goal_missed);
     report.images_left = choice.images_left;

@@ -13,8 +13,9 @@ use crate::metadata::{
     DocumentReferences, Facts, ImageRow, Labels, LeaseRow, ManifestRow, Resource, SnapshotKind, SnapshotRow,
     Tombstone,
 };
-use crate::oci::{ChainId, DiffId, Digest, parse_document};
+use crate::oci::{DiffId, Digest, parse_document};
 use crate::store::Store;
+use crate::store::chains::is_of_image;
 use crate::store::mounted::REMAPPED_OF_LABEL;
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
@@ -40,6 +41,8 @@ pub(super) struct Without<'a> {
     pub(super) tombstone: &'a dyn Fn(&Tombstone) -> bool,
     /// Leases that are dead, by id.
     pub(super) leases: &'a HashSet<String>,
+    /// Snapshots that count for themselves no longer, by key.
+    pub(super) snapshots: &'a HashSet<String>,
 }
 
 /// Something that is needed, and how much of it.
@@ -140,7 +143,8 @@ impl<'a> Needs<'a> {
         let removed = facts.tombstones.iter().filter(|tombstone| !(without.tombstone)(tombstone));
         let labelled = facts.blob_labels.iter().filter(|(_, labels)| labels.contains_key(labels::ROOT));
         let stays = |row: &&SnapshotRow| {
-            row.labels.contains_key(labels::ROOT) || stays_by_itself(row) && !abandoned.contains(&row.key)
+            let given_up = || abandoned.contains(&row.key) || without.snapshots.contains(&row.key);
+            row.labels.contains_key(labels::ROOT) || stays_by_itself(row) && !given_up()
         };
         let mut roots: Vec<Root<'a>> = Vec::new();
         roots.extend(leases.map(|(lease, resources)| Root::Lease(lease, resources)));
@@ -319,12 +323,9 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Active ones and views are in use. A committed one that no import made, and whose name is no chain, is a user's.
+/// Active ones and views are in use. A committed one that came with no image is a user's.
 fn stays_by_itself(row: &SnapshotRow) -> bool {
-    let made_by_import = row.tree.is_some()
-        || row.key.parse::<ChainId>().is_ok()
-        || row.labels.contains_key(REMAPPED_OF_LABEL);
-    row.kind != SnapshotKind::Committed || !made_by_import
+    row.kind != SnapshotKind::Committed || !is_of_image(row)
 }
 
 /// What a blob names; `None` if it is not here (a sparse image), so that nothing is known of it.

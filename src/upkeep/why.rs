@@ -73,7 +73,12 @@ fn ask(store: &Store, asked: &str) -> Result<WhyReport> {
     let leases = facts.leases.iter().map(|(lease, _)| lease.clone()).collect::<Vec<_>>();
     let gone = super::gc::gone_leases(store, &leases);
     let needs = Needs::new(store, &facts);
-    let without = Without { image: &|_| false, tombstone: &super::gc::is_over, leases: &gone };
+    let without = Without {
+        image: &|_| false,
+        tombstone: &super::gc::is_over,
+        leases: &gone,
+        snapshots: &HashSet::new(),
+    };
     let (reach, trail) = needs.trail(&without)?;
     let mut sources: HashMap<&Thing, Vec<&Source<'_>>> = HashMap::new();
     for (source, thing) in &trail {

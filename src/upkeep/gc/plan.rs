@@ -7,8 +7,8 @@ use crate::error::Result;
 use crate::io::{durable, locked::LockedDir};
 use crate::metadata::{ImageRow, LeaseRow, Mark, References, SnapshotKind, Tombstone};
 use crate::oci::{DiffId, Digest};
-use crate::store::Store;
 use crate::parallel::failpoint;
+use crate::store::Store;
 use rustix::fd::AsFd;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -114,10 +114,21 @@ impl Plan {
         gone: &dyn Fn(&ImageRow) -> bool,
         over: &dyn Fn(&Tombstone) -> bool,
     ) -> Result<Plan> {
+        Plan::make_after(store, listing, gone, over, &HashSet::new())
+    }
+
+    /// The same after these snapshots, by key, have been given up.
+    pub(super) fn make_after(
+        store: &Store,
+        listing: &Listing,
+        gone: &dyn Fn(&ImageRow) -> bool,
+        over: &dyn Fn(&Tombstone) -> bool,
+        snapshots: &HashSet<String>,
+    ) -> Result<Plan> {
         let facts = store.metadata().facts()?;
         let rows: Vec<LeaseRow> = facts.leases.iter().map(|(lease, _)| lease.clone()).collect();
         let (leases, failed) = gone_leases(store, &rows, super::now_ms());
-        let without = Without { image: gone, tombstone: over, leases: &leases };
+        let without = Without { image: gone, tombstone: over, leases: &leases, snapshots };
         let reach = Needs::new(store, &facts).of_all(&without)?;
         let mut plan = Plan { mark: facts.mark, leases: leases.into_iter().collect(), ..Plan::default() };
         plan.failed = listing.failed.iter().cloned().chain(failed).collect();
@@ -169,13 +180,7 @@ impl Plan {
         self.blob_order.sort_by_key(rank);
     }
 
-    fn find_trees(
-        &mut self,
-        store: &Store,
-        listing: &Listing,
-        known: &HashMap<DiffId, u64>,
-        reach: &Reach,
-    ) {
+    fn find_trees(&mut self, store: &Store, listing: &Listing, known: &HashMap<DiffId, u64>, reach: &Reach) {
         self.trees.extend(known.iter().filter(|(id, _)| !reach.trees.contains(id)).map(|(id, _)| (*id, 0)));
         for name in &listing.trees {
             let diff_id = crate::snapshot::Trees::diff_id_of(name);

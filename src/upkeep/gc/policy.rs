@@ -8,7 +8,8 @@ use super::{GcOptions, GcReport, now_ms, remove_dead};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::metadata::{ImageRow, Labels, SnapshotKind, SnapshotRow};
 use crate::store::Store;
-use crate::store::mounted::{CHAIN_LABEL, IMAGE_LABEL};
+use crate::store::chains::Chains;
+use crate::store::mounted::IMAGE_LABEL;
 use crate::upkeep::labels::{expires_ms, is_pinned};
 use crate::upkeep::measure::size;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -42,15 +43,21 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    pub(super) fn make(store: &Store, options: &GcOptions, listing: &Listing) -> Result<Choice> {
-        let mut chosen = chosen(store, options)?;
+    /// As if the snapshots `free`, by key, had gone before.
+    pub(super) fn make(
+        store: &Store,
+        options: &GcOptions,
+        listing: &Listing,
+        free: &HashSet<String>,
+    ) -> Result<Choice> {
+        let mut chosen = chosen(store, options, free)?;
         let mut choice = Choice::default();
         if let Some(goal) = options.until_free_bytes {
-            let free = free_bytes(store)?;
-            let candidates = candidates(store, options)?;
-            let needed = goal.saturating_sub(free);
-            let (count, freed) = fewest(store, listing, &candidates, needed)?;
-            choice.free_bytes = Some(free.saturating_add(freed));
+            let free_bytes = free_bytes(store)?;
+            let candidates = candidates(store, options, free)?;
+            let needed = goal.saturating_sub(free_bytes);
+            let (count, freed) = fewest(store, listing, &candidates, needed, free)?;
+            choice.free_bytes = Some(free_bytes.saturating_add(freed));
             choice.goal_missed = freed < needed;
             choice.images_left = if choice.goal_missed { (candidates.len() - count) as u64 } else { 0 };
             chosen.extend(candidates.into_iter().take(count));
@@ -65,7 +72,7 @@ impl Choice {
 
 /// Removes the images whose time is over, and those that `keep_last` and `older_than` do not keep.
 pub(super) fn remove_chosen(store: &Store, options: &GcOptions, report: &mut GcReport) -> Result<()> {
-    bury(store, &chosen(store, options)?, options, report)
+    bury(store, &chosen(store, options, &HashSet::new())?, options, report)
 }
 
 /// Removes images until enough is free, looking at the filesystem after each collection. What could not be removed does not
@@ -73,10 +80,11 @@ pub(super) fn remove_chosen(store: &Store, options: &GcOptions, report: &mut GcR
 /// could not be removed.
 pub(super) fn remove_until_free(store: &Store, options: &GcOptions, report: &mut GcReport) -> Result<()> {
     let Some(goal) = options.until_free_bytes else { return Ok(()) };
+    let none = HashSet::new();
     loop {
         options.cancel.check()?;
         let free = free_bytes(store)?;
-        let candidates = if free < goal { candidates(store, options)? } else { Vec::new() };
+        let candidates = if free < goal { candidates(store, options, &none)? } else { Vec::new() };
         report.free_bytes = Some(free);
         report.goal_missed = free < goal;
         report.images_left = candidates.len() as u64;
@@ -85,8 +93,8 @@ pub(super) fn remove_until_free(store: &Store, options: &GcOptions, report: &mut
         }
         let listing = Listing::read(store);
         // What is dead after a collection could not be removed, and will not be by the next one.
-        let (_, stuck) = fewest(store, &listing, &[], 0)?;
-        let (count, freed) = fewest(store, &listing, &candidates, stuck.saturating_add(goal - free))?;
+        let (_, stuck) = fewest(store, &listing, &[], 0, &none)?;
+        let (count, freed) = fewest(store, &listing, &candidates, stuck.saturating_add(goal - free), &none)?;
         if freed <= stuck {
             return Ok(());
         }
@@ -97,7 +105,7 @@ pub(super) fn remove_until_free(store: &Store, options: &GcOptions, report: &mut
             let free = free_bytes(store)?;
             report.free_bytes = Some(free);
             report.goal_missed = free < goal;
-            report.images_left = self::candidates(store, options)?.len() as u64;
+            report.images_left = self::candidates(store, options, &none)?.len() as u64;
             return Ok(());
         }
     }
@@ -126,7 +134,7 @@ fn bury_some(store: &Store, some: &[ImageRow], options: &GcOptions, report: &mut
     options.cancel.check()?;
     // Nobody mounts meanwhile, so what is not in use now is not in use when it goes.
     let _no_mounts = store.mount_lock_exclusive(&options.cancel)?;
-    let in_use = InUse::read(store, &store.metadata().snapshots()?)?;
+    let in_use = InUse::read(store, &store.metadata().snapshots()?, &HashSet::new())?;
     for image in some.iter().filter(|image| !in_use.has(image)) {
         match store.metadata().image_bury(image, grace_ms) {
             Ok(_) => report.images_removed.push(image.label_key()),
@@ -144,8 +152,8 @@ const AT_ONCE: usize = 16;
 const FASTER: [ErrorKind; 3] = [ErrorKind::NotFound, ErrorKind::FailedPrecondition, ErrorKind::Busy];
 
 /// Expired ones, and without a goal those that the policies remove at once.
-fn chosen(store: &Store, options: &GcOptions) -> Result<Vec<ImageRow>> {
-    let removable = removable(store)?;
+fn chosen(store: &Store, options: &GcOptions, free: &HashSet<String>) -> Result<Vec<ImageRow>> {
+    let removable = removable(store, free)?;
     let now = now_ms();
     let (expired, others): (Vec<_>, Vec<_>) =
         removable.into_iter().partition(|(_, labels)| expires_ms(labels).is_some_and(|at| at <= now));
@@ -158,8 +166,8 @@ fn chosen(store: &Store, options: &GcOptions) -> Result<Vec<ImageRow>> {
 }
 
 /// What may go until enough is free, first what has not been imported, tagged or restored for longest.
-fn candidates(store: &Store, options: &GcOptions) -> Result<Vec<ImageRow>> {
-    let images = removable(store)?.into_iter().map(|(image, _)| image).collect();
+fn candidates(store: &Store, options: &GcOptions, free: &HashSet<String>) -> Result<Vec<ImageRow>> {
+    let images = removable(store, free)?.into_iter().map(|(image, _)| image).collect();
     let mut candidates = unkept(images, store, options, now_ms())?;
     candidates.sort_by_key(|image| (image.updated_ms, image.id));
     Ok(candidates)
@@ -199,10 +207,10 @@ fn repository(name: &str) -> &str {
     }
 }
 
-/// The images that are neither pinned nor in use, with their labels.
-fn removable(store: &Store) -> Result<Vec<(ImageRow, Labels)>> {
+/// The images that are neither pinned nor in use, with their labels, as if the snapshots `free` had gone before.
+fn removable(store: &Store, free: &HashSet<String>) -> Result<Vec<(ImageRow, Labels)>> {
     let facts = store.metadata().facts()?;
-    let in_use = InUse::read(store, &facts.snapshots)?;
+    let in_use = InUse::read(store, &facts.snapshots, free)?;
     let labels = |image: &ImageRow| facts.image_labels.get(&image.label_key()).cloned().unwrap_or_default();
     let with_labels = facts.images.iter().map(|image| (image.clone(), labels(image)));
     Ok(with_labels.filter(|(image, labels)| !is_pinned(labels) && !in_use.has(image)).collect())
@@ -218,16 +226,17 @@ struct InUse {
 }
 
 impl InUse {
-    fn read(store: &Store, rows: &[SnapshotRow]) -> Result<InUse> {
+    fn read(store: &Store, rows: &[SnapshotRow], free: &HashSet<String>) -> Result<InUse> {
+        let chains = Chains::of(rows);
         let mut in_use = InUse::default();
-        for row in rows.iter().filter(|row| row.kind != SnapshotKind::Committed) {
-            // What a mount shows is named by its label where it stands on a copy with other owners.
-            let Some(chain) = row.labels.get(CHAIN_LABEL).or(row.parent.as_ref()) else { continue };
+        let used = |row: &&SnapshotRow| row.kind != SnapshotKind::Committed && !free.contains(&row.key);
+        for row in rows.iter().filter(used) {
+            let Some(chain) = chains.shown_by(row) else { continue };
             let name = row.labels.get(IMAGE_LABEL);
             let image = name.map(|name| store.metadata().image_get(name)).transpose()?.flatten();
             match image.filter(|image| chains_of(image).any(|own| own == *chain)) {
                 Some(image) => in_use.names.insert(image.label_key()),
-                None => in_use.chains.insert(chain.clone()),
+                None => in_use.chains.insert(chain.to_string()),
             };
         }
         Ok(in_use)
@@ -244,12 +253,18 @@ fn chains_of(image: &ImageRow) -> impl Iterator<Item = String> {
 
 /// How many of `candidates`, from the front, have to go until `needed` bytes are dead, and how many bytes are then: fewer
 /// than needed if all of them do not suffice, and then none goes that frees nothing.
-fn fewest(store: &Store, listing: &Listing, candidates: &[ImageRow], needed: u64) -> Result<(usize, u64)> {
+fn fewest(
+    store: &Store,
+    listing: &Listing,
+    candidates: &[ImageRow],
+    needed: u64,
+    free: &HashSet<String>,
+) -> Result<(usize, u64)> {
     let position: HashMap<u64, usize> =
         candidates.iter().enumerate().map(|(at, image)| (image.id, at)).collect();
     let freed = |count: usize| -> Result<u64> {
         let gone = |image: &ImageRow| position.get(&image.id).is_some_and(|at| *at < count);
-        Ok(Plan::make(store, listing, &gone, &super::is_over)?.bytes())
+        Ok(Plan::make_after(store, listing, &gone, &super::is_over, free)?.bytes())
     };
     let needed = needed.min(freed(candidates.len())?);
     let (mut low, mut high) = (0, candidates.len());

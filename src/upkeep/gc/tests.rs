@@ -8,6 +8,7 @@ mod reports;
 
 use super::super::du;
 use super::*;
+use crate::error::ErrorKind;
 use crate::io::locked::LockedDir;
 use crate::metadata::{
     BlobRow, ImageCommit, Labels, ManifestRow, NewImage, NewSnapshot, Resource, SnapshotKind, TreeRow, Usage,

@@ -226,7 +226,7 @@ fn a_label_that_cannot_be_read_keeps_its_snapshot_and_nothing_else() {
     let (dir, store) = fresh();
     let garbage = put_tree(dir.path(), &store, "garbage");
     let id = snapshot(&store, "odd", SnapshotKind::Active, None, None);
-    let labels = Labels::from([(TARGET_LABEL.to_string(), "/\\?".to_string())]);
+    let labels = Labels::from([(TARGET_LABEL.to_string(), "/%zz".to_string())]);
     store.metadata().snapshot_update_labels("odd", &labels).expect("labels");
     let report = gc(&store, &GcOptions::default()).expect("collects");
     assert_eq!((report.trees_removed, report.snapshots_removed), (1, 0), "{:?}", report.failed);

@@ -159,3 +159,17 @@ fn removing_until_enough_is_free_stops_where_it_frees_nothing() {
     assert!(report.goal_missed && report.images_left == 1);
     assert!(is_here(&store, &made));
 }
+
+#[test]
+fn a_mount_of_a_snapshot_of_ones_own_spares_the_image_below_it_and_not_those_below_that() {
+    let (dir, store) = fresh();
+    let [top, base] = [("r/top:1", &["base", "top"][..]), ("r/base:1", &["base"])]
+        .map(|(name, layers)| put_image(dir.path(), &store, name, layers));
+    snapshot(&store, "mine", SnapshotKind::Committed, top.chains.last().map(String::as_str), None);
+    snapshot(&store, "mine-2", SnapshotKind::Committed, Some("mine"), None);
+    snapshot(&store, "vm", SnapshotKind::Active, Some("mine-2"), None);
+    let all = GcOptions { older_than: Some(Duration::ZERO), ..GcOptions::default() };
+    let report = gc(&store, &all).expect("collects");
+    assert_eq!(report.images_removed, ["r/base:1"]);
+    assert!(is_here(&store, &top) && base.chains[0] == top.chains[0]);
+}
