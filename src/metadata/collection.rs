@@ -29,12 +29,13 @@ pub struct Mark {
     labels: u64,
     /// What labels have as their value, and the blobs and snapshots that carry these.
     labelled: HashMap<String, Vec<Carrier>>,
-    /// The rows of the snapshots that were found dead.
+    /// The rows of the snapshots whose labels keep nothing.
     dead: HashSet<u64>,
 }
 
 impl Mark {
-    /// Adds what the marking found of snapshots: the rows of those that nothing needs. All others count as needed.
+    /// Adds what the marking found of snapshots: the rows of those that nothing needs, or not with what their labels refer
+    /// to. All others count as needed with that.
     pub fn found_dead(&mut self, snapshots: impl Iterator<Item = u64>) {
         self.dead.extend(snapshots);
     }
@@ -266,8 +267,15 @@ impl Now<'_> {
     }
 
     fn holds_snapshot(&self, key: &str) -> Result<bool> {
-        let of_image = "SELECT 1 FROM manifest WHERE chain_id = ? LIMIT 1";
-        Ok(leases::is_held(self.connection, "snapshot", key)? || exists(self.connection, of_image, key)?)
+        Ok(leases::is_held(self.connection, "snapshot", key)? || self.is_of_image(key)?)
+    }
+
+    fn holds_snapshot_with_labels(&self, key: &str) -> Result<bool> {
+        Ok(leases::is_held_whole(self.connection, "snapshot", key)? || self.is_of_image(key)?)
+    }
+
+    fn is_of_image(&self, key: &str) -> Result<bool> {
+        exists(self.connection, "SELECT 1 FROM manifest WHERE chain_id = ? LIMIT 1", key)
     }
 
     /// Goes up from something that was dead as the mark was made, to what is not. Each thing is looked at once, so those
@@ -279,7 +287,7 @@ impl Now<'_> {
             let (key, mut above) = match &one {
                 Carrier::Blob(digest) => {
                     let key = digest.to_string();
-                    let held = one != start && leases::is_held_with_what_it_names(self.connection, &key)?;
+                    let held = one != start && leases::is_held_whole(self.connection, "blob", &key)?;
                     if held || self.is_of_changed_image(&key)? {
                         return Ok(true);
                     }
@@ -290,7 +298,7 @@ impl Now<'_> {
                 Carrier::Snapshot(key) => {
                     let Some(row) = snapshots::find(self.connection, key)? else { continue };
                     let alive = row.kind != SnapshotKind::Committed || !self.mark.dead.contains(&row.id);
-                    if alive || self.holds_snapshot(key)? {
+                    if alive || self.holds_snapshot_with_labels(key)? {
                         return Ok(true);
                     }
                     let children = snapshots::children(self.connection, row.id)?;

@@ -215,13 +215,13 @@ pub(super) fn is_held(connection: &Connection, kind: &str, key: &str) -> Result<
     Ok(statement.exists([kind, key])?)
 }
 
-/// Whether any lease holds the blob and what it names: one without the label `containerd.io/gc.flat`.
-pub(super) fn is_held_with_what_it_names(connection: &Connection, digest: &str) -> Result<bool> {
+/// Whether any lease holds it and what it refers to: one without the label `containerd.io/gc.flat`.
+pub(super) fn is_held_whole(connection: &Connection, kind: &str, key: &str) -> Result<bool> {
     let mut statement = connection.prepare_cached(
         "SELECT 1 FROM lease_resource r JOIN lease l ON l.id = r.lease_id
-         WHERE r.kind = 'blob' AND r.key = ? AND NOT instr(l.labels, '\"containerd.io/gc.flat\"') LIMIT 1",
+         WHERE r.kind = ? AND r.key = ? AND NOT instr(l.labels, '\"containerd.io/gc.flat\"') LIMIT 1",
     )?;
-    Ok(statement.exists([digest])?)
+    Ok(statement.exists([kind, key])?)
 }
 
 /// Puts the images' targets and chains on a lease, as they are now.

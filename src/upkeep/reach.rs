@@ -27,6 +27,10 @@ pub(super) struct Reach {
     pub(super) trees: HashSet<DiffId>,
     pub(super) snapshots: HashSet<String>,
     pub(super) ingests: HashSet<String>,
+    /// Those of the snapshots whose labels count for nothing.
+    pub(super) bare_snapshots: Vec<String>,
+    /// Images that labels refer to, by name or target.
+    pub(super) images: HashSet<String>,
     /// Documents that could not be read, and why.
     pub(super) unreadable: Vec<(Digest, String)>,
     /// What else could not be looked at, and why; it counts as needed.
@@ -38,6 +42,8 @@ pub(super) struct Reach {
 /// What is not to count, as if it were gone.
 pub(super) struct Without<'a> {
     pub(super) image: &'a dyn Fn(&ImageRow) -> bool,
+    /// Images that count only where a label refers to them.
+    pub(super) expired: &'a dyn Fn(&ImageRow) -> bool,
     pub(super) tombstone: &'a dyn Fn(&Tombstone) -> bool,
     /// Leases that are dead, by id.
     pub(super) leases: &'a HashSet<String>,
@@ -55,8 +61,12 @@ pub(super) enum Thing {
     /// A blob with its labels, and what it names, as far down as that goes.
     Document(Digest),
     Tree(DiffId),
-    /// A snapshot, those below it, their trees, and what their labels refer to.
+    /// A snapshot, those below it, and their trees.
+    BareSnapshot(String),
+    /// The same, and what their labels refer to.
     Snapshot(String),
+    /// An image, by name or target.
+    Image(String),
     Ingest(String),
 }
 
@@ -105,7 +115,7 @@ impl<'a> Needs<'a> {
 
     /// What one image needs, whatever else does.
     pub(super) fn of_image(&'a self, image: &'a ImageRow) -> Result<Reach> {
-        let mut walk = Walk::new(self, false);
+        let mut walk = Walk::new(self, Vec::new(), false);
         walk.image(&Source::Root(Root::Image(image)), &image.target.digest, &image.manifests);
         walk.run()?;
         Ok(walk.found)
@@ -123,7 +133,8 @@ impl<'a> Needs<'a> {
     }
 
     fn mark(&'a self, without: &Without<'_>, trail: bool) -> Result<Walk<'a>> {
-        let mut walk = Walk::new(self, trail);
+        let images = self.facts.images.iter().filter(|image| !(without.image)(image)).collect();
+        let mut walk = Walk::new(self, images, trail);
         // In doubt nothing that was mounted is given up.
         let abandoned = self.store.abandoned_mounts(&self.facts.snapshots).unwrap_or_else(|error| {
             walk.found.failed.push(("snapshots that were mounted", error.to_string()));
@@ -133,13 +144,14 @@ impl<'a> Needs<'a> {
             walk.root(root);
             walk.run()?;
         }
+        walk.note_bare_snapshots();
         Ok(walk)
     }
 
     fn roots(&self, without: &Without<'_>, abandoned: &HashSet<String>) -> Vec<Root<'a>> {
         let facts = self.facts;
         let leases = facts.leases.iter().filter(|(lease, _)| !without.leases.contains(&lease.id));
-        let images = facts.images.iter().filter(|image| !(without.image)(image));
+        let images = facts.images.iter().filter(|image| !(without.image)(image) && !(without.expired)(image));
         let removed = facts.tombstones.iter().filter(|tombstone| !(without.tombstone)(tombstone));
         let labelled = facts.blob_labels.iter().filter(|(_, labels)| labels.contains_key(labels::ROOT));
         let stays = |row: &&SnapshotRow| {
@@ -163,18 +175,24 @@ struct Walk<'a> {
     labelled: HashSet<Digest>,
     /// Documents whose names have been followed.
     followed: HashSet<Digest>,
+    /// Snapshots whose labels have been followed.
+    labelled_snapshots: HashSet<String>,
+    /// The images that there are.
+    images: Vec<&'a ImageRow>,
     waiting: Vec<Thing>,
     found: Reach,
     trail: Option<Trail<'a>>,
 }
 
 impl<'a> Walk<'a> {
-    fn new(needs: &'a Needs<'a>, trail: bool) -> Self {
+    fn new(needs: &'a Needs<'a>, images: Vec<&'a ImageRow>, trail: bool) -> Self {
         let trail = trail.then(Vec::new);
         Walk {
             needs,
             labelled: HashSet::new(),
             followed: HashSet::new(),
+            labelled_snapshots: HashSet::new(),
+            images,
             waiting: Vec::new(),
             found: Reach::default(),
             trail,
@@ -185,10 +203,7 @@ impl<'a> Walk<'a> {
         let from = Source::Root(root);
         match root {
             Root::Lease(lease, resources) => self.lease(&from, &lease.labels, resources),
-            Root::Image(image) => {
-                self.image(&from, &image.target.digest, &image.manifests);
-                self.labels(&from, self.needs.facts.image_labels.get(&image.label_key()));
-            }
+            Root::Image(image) => self.whole_image(&from, image),
             Root::Removed(tombstone) => {
                 self.image(&from, &tombstone.target.digest, &tombstone.manifests);
                 self.labels(&from, Some(&tombstone.labels));
@@ -206,12 +221,18 @@ impl<'a> Walk<'a> {
                 Resource::Blob(digest) if flat => Thing::Bare(*digest),
                 Resource::Blob(digest) => Thing::Document(*digest),
                 Resource::Tree(diff_id) => Thing::Tree(*diff_id),
+                Resource::Snapshot(key) if flat => Thing::BareSnapshot(key.clone()),
                 Resource::Snapshot(key) => Thing::Snapshot(key.clone()),
                 Resource::Ingest(name) => Thing::Ingest(name.clone()),
             };
             self.need(from, thing);
         }
         self.labels(from, Some(labels));
+    }
+
+    fn whole_image(&mut self, from: &Source<'a>, image: &'a ImageRow) {
+        self.image(from, &image.target.digest, &image.manifests);
+        self.labels(from, self.needs.facts.image_labels.get(&image.label_key()));
     }
 
     /// What the rows of an image say, which is less than its documents where those name what is not here.
@@ -233,6 +254,7 @@ impl<'a> Walk<'a> {
             let thing = match label {
                 Label::Content(digest) => Thing::Document(digest),
                 Label::Snapshot(key) => Thing::Snapshot(key),
+                Label::Image(name) => Thing::Image(name),
             };
             self.need(from, thing);
         }
@@ -257,7 +279,12 @@ impl<'a> Walk<'a> {
                 self.found.trees.insert(*diff_id);
                 false
             }
-            Thing::Snapshot(key) => self.found.snapshots.insert(key.clone()),
+            Thing::BareSnapshot(key) => self.found.snapshots.insert(key.clone()),
+            Thing::Snapshot(key) => {
+                self.found.snapshots.insert(key.clone());
+                self.labelled_snapshots.insert(key.clone())
+            }
+            Thing::Image(name) => self.found.images.insert(name.clone()),
             Thing::Ingest(name) => {
                 self.found.ingests.insert(name.clone());
                 false
@@ -279,7 +306,19 @@ impl<'a> Walk<'a> {
                     self.need(&from, Thing::Blob(*digest));
                     self.names(&from, digest);
                 }
-                Thing::Snapshot(key) => self.snapshot(&from, key),
+                Thing::BareSnapshot(key) => {
+                    self.snapshot(&from, key, Thing::BareSnapshot);
+                }
+                Thing::Snapshot(key) => {
+                    let row = self.snapshot(&from, key, Thing::Snapshot);
+                    self.labels(&from, row.map(|row| &row.labels));
+                }
+                Thing::Image(name) => {
+                    let named = |image: &&&ImageRow| image.label_key() == *name;
+                    if let Some(image) = self.images.iter().find(named).copied() {
+                        self.whole_image(&from, image);
+                    }
+                }
                 Thing::Bare(_) | Thing::Tree(_) | Thing::Ingest(_) => {}
             }
         }
@@ -307,19 +346,30 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A copy of a chain with other owners stays as long as the chain does.
-    fn snapshot(&mut self, from: &Source<'a>, key: &str) {
+    /// What a snapshot stands on is needed in the same way. A copy of a chain with other owners stays as long as the chain
+    /// does.
+    fn snapshot(
+        &mut self,
+        from: &Source<'a>,
+        key: &str,
+        thing: fn(String) -> Thing,
+    ) -> Option<&'a SnapshotRow> {
         for copy in self.needs.copies.get(key).into_iter().flatten() {
-            self.need(from, Thing::Snapshot(copy.to_string()));
+            self.need(from, thing(copy.to_string()));
         }
-        let Some(row) = self.needs.snapshots.get(key).copied() else { return };
+        let row = self.needs.snapshots.get(key).copied()?;
         if let Some(tree) = row.tree {
             self.need(from, Thing::Tree(tree));
         }
         if let Some(parent) = &row.parent {
-            self.need(from, Thing::Snapshot(parent.clone()));
+            self.need(from, thing(parent.clone()));
         }
-        self.labels(from, Some(&row.labels));
+        Some(row)
+    }
+
+    fn note_bare_snapshots(&mut self) {
+        let bare = self.found.snapshots.difference(&self.labelled_snapshots);
+        self.found.bare_snapshots = bare.cloned().collect();
     }
 }
 

@@ -53,7 +53,7 @@ impl Node {
         match self {
             Node::Blob(digest) => vec![Thing::Bare(*digest), Thing::Blob(*digest)],
             Node::Tree(diff_id) => vec![Thing::Tree(*diff_id)],
-            Node::Snapshot(key) => vec![Thing::Snapshot(key.clone())],
+            Node::Snapshot(key) => vec![Thing::BareSnapshot(key.clone()), Thing::Snapshot(key.clone())],
         }
     }
 }
@@ -75,6 +75,7 @@ fn ask(store: &Store, asked: &str) -> Result<WhyReport> {
     let needs = Needs::new(store, &facts);
     let without = Without {
         image: &|_| false,
+        expired: &|_| false,
         tombstone: &super::gc::is_over,
         leases: &gone,
         snapshots: &HashSet::new(),
@@ -205,7 +206,8 @@ fn shown(thing: &Thing) -> String {
     match thing {
         Thing::Bare(digest) | Thing::Blob(digest) | Thing::Document(digest) => format!("blob {digest}"),
         Thing::Tree(diff_id) => format!("tree {diff_id}"),
-        Thing::Snapshot(key) => format!("snapshot {key}"),
+        Thing::BareSnapshot(key) | Thing::Snapshot(key) => format!("snapshot {key}"),
+        Thing::Image(name) => format!("image {name}"),
         Thing::Ingest(name) => format!("ingest {name}"),
     }
 }

@@ -128,7 +128,7 @@ impl Plan {
         let facts = store.metadata().facts()?;
         let rows: Vec<LeaseRow> = facts.leases.iter().map(|(lease, _)| lease.clone()).collect();
         let (leases, failed) = gone_leases(store, &rows, super::now_ms());
-        let without = Without { image: gone, tombstone: over, leases: &leases, snapshots };
+        let without = Without { image: gone, expired: &|_| false, tombstone: over, leases: &leases, snapshots };
         let reach = Needs::new(store, &facts).of_all(&without)?;
         let mut plan = Plan { mark: facts.mark, leases: leases.into_iter().collect(), ..Plan::default() };
         plan.failed = listing.failed.iter().cloned().chain(failed).collect();
@@ -210,7 +210,9 @@ impl Plan {
             let bytes = self.measured(store, "snapshots", &row.id.to_string());
             self.snapshots.push(Dead { key: row.key.clone(), id: row.id, bytes, was_mounted });
         }
-        self.mark.found_dead(self.snapshots.iter().map(|dead| dead.id));
+        let bare: HashSet<&String> = reach.bare_snapshots.iter().collect();
+        let bare = rows.iter().filter(|row| bare.contains(&row.key)).map(|row| row.id);
+        self.mark.found_dead(self.snapshots.iter().map(|dead| dead.id).chain(bare));
         let known: HashSet<u64> = store.metadata().snapshot_ids()?.into_iter().collect();
         for name in &listing.snapshots {
             // Only numbers are ours. What else lies there was put there by someone else, and fsck tells of it.

@@ -6,12 +6,13 @@
 use super::plan::{Listing, Plan};
 use super::{GcOptions, GcReport, now_ms, remove_dead};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::metadata::{ImageRow, Labels, SnapshotKind, SnapshotRow};
+use crate::metadata::{Facts, ImageRow, Labels, LeaseRow, SnapshotKind, SnapshotRow};
 use crate::store::Store;
 use crate::store::chains::Chains;
 use crate::store::mounted::IMAGE_LABEL;
-use crate::upkeep::labels::{expires_ms, is_pinned};
+use crate::upkeep::labels::{expires_ms, is_pinned, refer_to_images};
 use crate::upkeep::measure::size;
+use crate::upkeep::reach::{Needs, Without};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// [`ErrorKind::InvalidArgument`] for what can never come true, before an image goes for it.
@@ -207,13 +208,43 @@ fn repository(name: &str) -> &str {
     }
 }
 
-/// The images that are neither pinned nor in use, with their labels, as if the snapshots `free` had gone before.
+/// The images that are neither pinned nor in use nor referred to, with their labels, as if the snapshots `free` had gone
+/// before.
 fn removable(store: &Store, free: &HashSet<String>) -> Result<Vec<(ImageRow, Labels)>> {
     let facts = store.metadata().facts()?;
     let in_use = InUse::read(store, &facts.snapshots, free)?;
+    let referred_to = referred_to(store, &facts)?;
     let labels = |image: &ImageRow| facts.image_labels.get(&image.label_key()).cloned().unwrap_or_default();
     let with_labels = facts.images.iter().map(|image| (image.clone(), labels(image)));
-    Ok(with_labels.filter(|(image, labels)| !is_pinned(labels) && !in_use.has(image)).collect())
+    let may_go = |(image, labels): &(ImageRow, Labels)| {
+        !is_pinned(labels) && !in_use.has(image) && !referred_to.contains(&image.label_key())
+    };
+    Ok(with_labels.filter(may_go).collect())
+}
+
+/// The images, by name or target, to which labels of something needed refer. An expired image is needed only so.
+fn referred_to(store: &Store, facts: &Facts) -> Result<HashSet<String>> {
+    let of_leases = facts.leases.iter().map(|(lease, _)| &lease.labels);
+    let others = facts.image_labels.values().chain(facts.blob_labels.values());
+    let others = others.chain(facts.snapshots.iter().map(|row| &row.labels));
+    let others = others.chain(facts.tombstones.iter().map(|tombstone| &tombstone.labels));
+    if !of_leases.chain(others).any(refer_to_images) {
+        return Ok(HashSet::new());
+    }
+    let rows: Vec<LeaseRow> = facts.leases.iter().map(|(lease, _)| lease.clone()).collect();
+    let now = now_ms();
+    let is_over = |image: &ImageRow| {
+        let labels = facts.image_labels.get(&image.label_key());
+        labels.and_then(expires_ms).is_some_and(|at| at <= now)
+    };
+    let without = Without {
+        image: &|_| false,
+        expired: &is_over,
+        tombstone: &super::is_over,
+        leases: &super::gone_leases(store, &rows),
+        snapshots: &HashSet::new(),
+    };
+    Ok(Needs::new(store, facts).of_all(&without)?.images)
 }
 
 /// What is mounted, or otherwise stands on an image's topmost layer.

@@ -149,3 +149,47 @@ fn what_a_flat_lease_holds_is_held_with_its_labels_by_an_image() {
     store.lease_add("flat", &[Resource::Blob(made.blobs[0])]).expect("adds");
     assert_eq!(collect_now(&store), GcReport::default());
 }
+
+const TO_IMAGE: &str = "containerd.io/gc.ref.image";
+
+#[test]
+fn an_image_that_a_label_refers_to_goes_neither_by_its_expiry_nor_by_a_policy() {
+    use crate::metadata::Labelled;
+    let (dir, store) = fresh();
+    let names = ["docker.io/library/a:latest", "r/b:1", "r/c:1"];
+    let made = names.map(|name| put_image(dir.path(), &store, name, &[name]));
+    let expire = |name| label(&store, Labelled::Image(name), "containerd.io/gc.expire", "2001-01-01T00:00:00Z");
+    names.map(expire);
+    // One by a snapshot in use, the next by that; two that nothing else needs refer to each other in vain.
+    snapshot(&store, "vm", SnapshotKind::Active, None, None);
+    label_snapshot(&store, "vm", "containerd.io/gc.ref.image.base", "a");
+    label(&store, Labelled::Image(names[0]), TO_IMAGE, names[1]);
+    label(&store, Labelled::Image(names[2]), TO_IMAGE, names[2]);
+    let all = GcOptions { older_than: Some(Duration::ZERO), ..GcOptions::default() };
+    for dry_run in [true, false] {
+        let report = gc(&store, &GcOptions { dry_run, ..all.clone() }).expect("collects");
+        assert_eq!(report.images_removed, [names[2]]);
+    }
+    assert_eq!(made.each_ref().map(|made| is_here(&store, made)), [true, true, false]);
+    label_snapshot(&store, "vm", "none", "");
+    assert_eq!(gc(&store, &GcOptions::default()).expect("collects").images_removed.len(), 2);
+}
+
+#[test]
+fn a_flat_lease_holds_a_snapshot_with_its_parents_and_without_what_they_refer_to() {
+    let (_dir, store) = fresh();
+    let [below, top] = ["below", "top"].map(|name| ChainId(Digest::of(name.as_bytes())).to_string());
+    snapshot(&store, &below, SnapshotKind::Committed, None, None);
+    snapshot(&store, &top, SnapshotKind::Committed, Some(&below), None);
+    let named = [&below, &top].map(|key| {
+        let blob = put(&store, key.as_bytes());
+        label_snapshot(&store, key, "containerd.io/gc.ref.content", &blob.to_string());
+        blob
+    });
+    let flat = Labels::from([("containerd.io/gc.flat".to_string(), String::new())]);
+    store.lease_create("flat", None, &flat).expect("creates");
+    store.lease_add("flat", &[Resource::Snapshot(top.clone())]).expect("adds");
+    let report = collect_now(&store);
+    assert_eq!((report.snapshots_removed, report.blobs_removed), (0, 2));
+    assert!(named.iter().all(|blob| store.content().stat(blob).expect("stats").is_none()));
+}
