@@ -564,7 +564,16 @@ fn doctor_names_what_lies_around_and_what_mends_it() {
         let metadata = Metadata::open(&store, OpenMode::Write).expect("opens");
         let labels = Labels::from([(transload::store::PROCESS_LABEL.to_string(), "4194305".to_string())]);
         metadata.lease_create("dead", None, &labels).expect("creates");
+        let expired =
+            Labels::from([("containerd.io/gc.expire".to_string(), "2001-01-01T00:00:00Z".to_string())]);
+        metadata.lease_create("over", None, &expired).expect("creates");
+        metadata.lease_create("mine", None, &Labels::new()).expect("creates");
     }
+    let leases = transload(&store, ["--json", "leases"]).ok().json()["leases"].clone();
+    let live: Vec<&Value> = leases.as_array().expect("a list").iter().map(|lease| &lease["live"]).collect();
+    assert_eq!(live, [false, true, false], "dead, mine, over");
+    let page = transload(&store, ["doctor"]).text();
+    assert!(!page.contains("running work") && page.contains("1 lease made by people"), "{page}");
     let (_, said) = doctor(&store);
     let topics: Vec<&str> = said.iter().map(|(topic, _)| topic.as_str()).collect();
     assert_eq!(topics, ["ingest", "half-removed", "leases", "quarantine"], "{said:?}");

@@ -194,7 +194,7 @@ pub fn leases(context: &Context, args: &Leases) -> Done {
         live: lease.live,
         process: lease.process,
         created: rfc3339(lease.row.created_ms),
-        expires: lease.row.expires_ms.map(rfc3339),
+        expires: lease.row.ends_ms().map(rfc3339),
         labels: lease.row.labels,
         resources: lease.resources.iter().map(|held| Held { kind: held.kind(), key: held.key() }).collect(),
         id: lease.row.id,

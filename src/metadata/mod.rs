@@ -12,6 +12,7 @@ mod blobs;
 mod collection;
 mod columns;
 mod connection;
+mod expiry;
 mod images;
 mod import_history;
 mod index_view;
@@ -29,6 +30,7 @@ pub use blobs::BlobRow;
 pub use collection::{DeadSnapshot, Facts, Mark};
 pub(crate) use columns::now_ms;
 pub use connection::{Metadata, OpenMode};
+pub use expiry::{EXPIRE_LABEL, expires_ms};
 pub use images::{
     CommittedImage, ImageCommit, ImageOutcome, ImageRow, ImagesCommitted, ManifestRow, NewImage,
 };

@@ -177,9 +177,10 @@ impl Store {
         Ok(states)
     }
 
-    /// Whether a lease still holds: it has not expired, and the process that it belongs to, if any, lives.
+    /// Whether a lease still holds: it has not expired, by its own time or by its label, and the process that it belongs to,
+    /// if any, lives.
     pub fn lease_is_live(&self, lease: &LeaseRow, now_ms: u64) -> Result<bool> {
-        if lease.expires_ms.is_some_and(|expires| expires <= now_ms) {
+        if lease.is_over(now_ms) {
             return Ok(false);
         }
         if !lease.labels.contains_key(PROCESS_LABEL) {

@@ -7,7 +7,9 @@ use crate::store::{Lease, Store};
 
 /// Keeps what images need for as long as it lives.
 #[must_use]
-pub(super) struct Held<'a>(Option<Lease<'a>>);
+pub(super) struct Held<'a> {
+    _lease: Option<Lease<'a>>,
+}
 
 impl<'a> Held<'a> {
     /// Holds images that were found a moment ago, and gives their rows as they are now. [`ErrorKind::NotFound`] if one has
@@ -21,16 +23,16 @@ impl<'a> Held<'a> {
         cancel: &Cancel,
     ) -> Result<(Self, Vec<ImageRow>)> {
         if store.is_read_only() {
-            return Ok((Held(None), found));
+            return Ok((Held { _lease: None }, found));
         }
         store.make_room()?;
         let hold = || -> Result<_> {
             let lease = store.lease_cancellable(cancel)?;
             let images = lease.add_images(&found)?;
-            Ok((Held(Some(lease)), images))
+            Ok((Held { _lease: Some(lease) }, images))
         };
         match hold() {
-            Err(error) if error.kind() == ErrorKind::NoSpace => Ok((Held(None), found)),
+            Err(error) if error.kind() == ErrorKind::NoSpace => Ok((Held { _lease: None }, found)),
             other => other,
         }
     }

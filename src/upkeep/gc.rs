@@ -13,7 +13,7 @@ mod policy;
 mod sweep;
 
 use super::now_ms;
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Result, ResultExt};
 use crate::metadata::{ImageRow, LeaseRow, Tombstone};
 use crate::parallel::{Cancel, failpoint};
 use crate::progress::Listener;
@@ -208,7 +208,7 @@ pub fn would_remove(store: &Store, without: &[&str]) -> Result<GcReport> {
     Ok(Plan::make(store, &Listing::read(store), &gone, &is_over)?.report())
 }
 
-/// The leases that no longer hold: expired, by their own time or by their label, or of a dead process.
+/// The leases that no longer hold: expired, or of a dead process.
 pub(super) fn gone_leases(store: &Store, leases: &[LeaseRow]) -> HashSet<String> {
     plan::gone_leases(store, leases, now_ms()).0
 }

@@ -92,8 +92,8 @@ fn leases(store: &Store) -> Result<Option<Remark>> {
         if !store.lease_is_live(&lease, now_ms)? {
             let owner = lease.labels.get(PROCESS_LABEL);
             dead.push(match owner {
-                Some(process) => format!("{}: process {process} is gone", lease.id),
-                None => format!("{}: expired", lease.id),
+                Some(process) if !lease.is_over(now_ms) => format!("{}: process {process} is gone", lease.id),
+                _ => format!("{}: expired", lease.id),
             });
         }
     }

@@ -4,7 +4,7 @@
 use super::{Remark, count};
 use crate::error::Result;
 use crate::io::{durable, locked::LockedDir};
-use crate::store::Store;
+use crate::store::{PROCESS_LABEL, Store};
 use crate::upkeep::measure::names;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Stat, major, minor, statat};
@@ -94,22 +94,29 @@ fn sockets(store: &Store) -> Result<Option<Remark>> {
     })
 }
 
-/// Work that is going on.
-fn leases(store: &Store, holders: &Holders) -> Result<Option<Remark>> {
+/// Work that is going on, and what people hold.
+fn leases(store: &Store, holders: &Holders) -> Result<Vec<Remark>> {
     let files: OwnedFd = durable::open_dir(store.root(), "leases")?;
     let now_ms = crate::upkeep::now_ms();
-    let mut live = Vec::new();
+    let (mut work, mut kept) = (Vec::new(), Vec::new());
     for lease in store.metadata().leases()? {
         if !store.lease_is_live(&lease, now_ms)? {
+            continue;
+        }
+        if !lease.labels.contains_key(PROCESS_LABEL) {
+            kept.push(lease.id);
             continue;
         }
         let who = statat(files.as_fd(), lease.id.as_str(), AtFlags::SYMLINK_NOFOLLOW)
             .map(|stat| holders.of(&stat).join(", "))
             .unwrap_or_else(|_| "no process".to_string());
-        live.push(format!("{}: {who}", lease.id));
+        work.push(format!("{}: {who}", lease.id));
     }
-    Ok((!live.is_empty())
-        .then(|| Remark::good("work", format!("{} of running work", count(live.len(), "lease"))).items(live)))
+    let of_work = format!("{} of running work", count(work.len(), "lease"));
+    let of_people = format!("{} made by people, until ended or expired", count(kept.len(), "lease"));
+    let remarks = [("work", of_work, work), ("kept", of_people, kept)].into_iter();
+    let remarks = remarks.filter(|(_, _, items)| !items.is_empty());
+    Ok(remarks.map(|(topic, says, items)| Remark::good(topic, says).items(items)).collect())
 }
 
 /// Who holds which file, by `/proc/locks`.

@@ -44,8 +44,10 @@ impl Check<'_> {
         for lease in self.store.metadata().leases()? {
             if !self.store.lease_is_live(&lease, self.facts.now_ms)? {
                 let message = match lease.labels.get(crate::store::PROCESS_LABEL) {
-                    Some(process) => format!("process {process}, which took it, is gone"),
-                    None => "it has expired".to_string(),
+                    Some(process) if !lease.is_over(self.facts.now_ms) => {
+                        format!("process {process}, which took it, is gone")
+                    }
+                    _ => "it has expired".to_string(),
                 };
                 self.findings.leftover(format!("lease {}", lease.id), message, "transload gc");
             }

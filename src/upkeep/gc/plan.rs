@@ -85,8 +85,7 @@ pub(super) struct Plan {
     pub(super) failed: Vec<GcFailure>,
 }
 
-/// The leases that no longer hold: expired, by their own time or by their label, or of a dead process. One of which that
-/// cannot be told holds.
+/// The leases that no longer hold: expired, or of a dead process. One of which that cannot be told holds.
 pub(super) fn gone_leases(
     store: &Store,
     leases: &[LeaseRow],
@@ -94,9 +93,7 @@ pub(super) fn gone_leases(
 ) -> (HashSet<String>, Vec<GcFailure>) {
     let (mut gone, mut failed) = (HashSet::new(), Vec::new());
     for lease in leases {
-        let expired = super::super::labels::expires_ms(&lease.labels).is_some_and(|at| at <= now_ms);
-        let live = if expired { Ok(false) } else { store.lease_is_live(lease, now_ms) };
-        match live {
+        match store.lease_is_live(lease, now_ms) {
             Ok(false) => drop(gone.insert(lease.id.clone())),
             Ok(true) => {}
             Err(error) => failed.push(GcFailure::new(format!("lease {}", lease.id), error)),
@@ -128,7 +125,8 @@ impl Plan {
         let facts = store.metadata().facts()?;
         let rows: Vec<LeaseRow> = facts.leases.iter().map(|(lease, _)| lease.clone()).collect();
         let (leases, failed) = gone_leases(store, &rows, super::now_ms());
-        let without = Without { image: gone, expired: &|_| false, tombstone: over, leases: &leases, snapshots };
+        let without =
+            Without { image: gone, expired: &|_| false, tombstone: over, leases: &leases, snapshots };
         let reach = Needs::new(store, &facts).of_all(&without)?;
         let mut plan = Plan { mark: facts.mark, leases: leases.into_iter().collect(), ..Plan::default() };
         plan.failed = listing.failed.iter().cloned().chain(failed).collect();

@@ -6,11 +6,11 @@
 use super::plan::{Listing, Plan};
 use super::{GcOptions, GcReport, now_ms, remove_dead};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::metadata::{Facts, ImageRow, Labels, LeaseRow, SnapshotKind, SnapshotRow};
+use crate::metadata::{Facts, ImageRow, Labels, LeaseRow, SnapshotKind, SnapshotRow, expires_ms};
 use crate::store::Store;
 use crate::store::chains::Chains;
 use crate::store::mounted::IMAGE_LABEL;
-use crate::upkeep::labels::{expires_ms, is_pinned, refer_to_images};
+use crate::upkeep::labels::{is_pinned, refer_to_images};
 use crate::upkeep::measure::size;
 use crate::upkeep::reach::{Needs, Without};
 use std::collections::{BTreeMap, HashMap, HashSet};

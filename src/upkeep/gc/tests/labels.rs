@@ -158,8 +158,9 @@ fn an_image_that_a_label_refers_to_goes_neither_by_its_expiry_nor_by_a_policy() 
     let (dir, store) = fresh();
     let names = ["docker.io/library/a:latest", "r/b:1", "r/c:1"];
     let made = names.map(|name| put_image(dir.path(), &store, name, &[name]));
-    let expire = |name| label(&store, Labelled::Image(name), "containerd.io/gc.expire", "2001-01-01T00:00:00Z");
-    names.map(expire);
+    let expire =
+        |name| label(&store, Labelled::Image(name), "containerd.io/gc.expire", "2001-01-01T00:00:00Z");
+    names.iter().copied().for_each(expire);
     // One by a snapshot in use, the next by that; two that nothing else needs refer to each other in vain.
     snapshot(&store, "vm", SnapshotKind::Active, None, None);
     label_snapshot(&store, "vm", "containerd.io/gc.ref.image.base", "a");
