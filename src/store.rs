@@ -181,6 +181,24 @@ impl Store {
         self.read_only
     }
 
+    /// What the store at `path` says of itself, without opening it; `None` where none was made yet.
+    pub fn format_at(path: &Path) -> Result<Option<StoreFormat>> {
+        format::read(open_root(path, false)?.as_fd())
+    }
+
+    /// Whether this process could open the store for writing, however it has. Nothing is written to find out.
+    ///
+    /// # Errors
+    /// What [`Store::open`] would refuse it with: [`ErrorKind::FailedPrecondition`] for another user's store,
+    /// [`ErrorKind::Unsupported`] for a filesystem that cannot hold it.
+    pub fn could_write(&self) -> Result<bool> {
+        if !filesystem::is_writable(self.root())? {
+            return Ok(false);
+        }
+        filesystem::check(self.root(), self.format.snapshotter, false)?;
+        self.format.check_process().map(|()| true)
+    }
+
     /// [`ErrorKind::ReadOnly`] where nothing can be written; for verbs that would otherwise fail half-way.
     pub fn check_writable(&self) -> Result<()> {
         match self.read_only {

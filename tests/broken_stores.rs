@@ -4,6 +4,7 @@
 mod support;
 
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -592,6 +593,40 @@ fn doctor_explains_a_store_that_cannot_be_opened() {
     assert!(said.iter().any(|(topic, mend)| topic == "store" && mend.contains("--rebuild")), "{said:?}");
     let (_, said) = doctor(&house.dir.path().join("nothing-there"));
     assert_eq!(said, [("store".to_string(), "transload import ARCHIVE".to_string())]);
+}
+
+/// Every file, but for what SQLite needs to read its database.
+fn files(store: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut waiting = vec![store.to_path_buf()];
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() {
+            found.insert(path.clone(), Vec::new());
+            waiting.extend(fs::read_dir(&path).expect("lists").map(|entry| entry.expect("an entry").path()));
+        } else if !path.ends_with("meta.db-shm") && !path.ends_with("meta.db-wal") {
+            found.insert(path.clone(), fs::read(&path).expect("reads"));
+        }
+    }
+    found
+}
+
+#[test]
+fn doctor_changes_nothing_and_says_what_would_be_brought_up_to_date() {
+    let house = House::new(&[]);
+    let store = house.store();
+    fs::write(store.join("index.json"), r#"{"schemaVersion":2,"manifests":[]}"#).expect("writes");
+    let format = fs::read_to_string(store.join("transload.json")).expect("reads");
+    let older = format.replacen("\"version\":2", "\"version\":1", 1);
+    assert_ne!(format, older);
+    fs::write(store.join("transload.json"), older).expect("writes");
+    let before = files(&store);
+    let (code, said) = doctor(&store);
+    assert!(files(&store) == before, "it has changed something");
+    let expected = [("format", "transload images"), ("index.json", "transload fsck --repair")];
+    assert_eq!(said, expected.map(|(topic, mend)| (topic.to_string(), mend.to_string())));
+    assert_eq!(code, Some(0));
+    transload(&store, ["images"]).ok();
+    assert_eq!(doctor(&store).1, []);
 }
 
 #[test]

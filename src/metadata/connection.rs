@@ -70,14 +70,18 @@ impl Metadata {
     fn open_at(root: &Path, path: &Path, mode: OpenMode) -> Result<Self> {
         let boot = boot_id();
         let readers = Mutex::default();
+        if mode != OpenMode::Create && !path.exists() {
+            return Err(lost());
+        }
         if mode == OpenMode::Read {
             let (first, immutable) = open_read_only(path)?;
-            schema::check_current(schema::version(&first)?)?;
+            let version = schema::version(&first)?;
+            schema::check_current(version)?;
+            if version == 0 {
+                return Err(lost());
+            }
             let readers = Mutex::new(vec![first]);
             return Ok(Metadata { path: path.to_path_buf(), boot, writer: None, readers, immutable });
-        }
-        if mode == OpenMode::Write && !path.exists() {
-            return Err(lost());
         }
         let lock = open_lock(&root.join(LOCK))?;
         let connection = open_writer(path, mode)?;

@@ -1,7 +1,7 @@
 //! What lies around: work that was cut short, snapshots that were half removed, leases of the dead, the quarantine, and a
 //! database or index that someone else had a hand in.
 
-use super::{Remark, count, size};
+use super::{BRING_UP_TO_DATE, Remark, count, size};
 use crate::error::Result;
 use crate::io::{durable, locked::LockedDir};
 use crate::store::{IndexState, PROCESS_LABEL, Store};
@@ -33,11 +33,24 @@ fn database(store: &Store) -> Result<Option<Remark>> {
 }
 
 fn index(store: &Store) -> Result<Option<Remark>> {
-    let foreign = store.index_found_foreign() || store.index_state()? == IndexState::Foreign;
-    Ok(foreign.then(|| {
-        Remark::note("index.json", "someone else has written it; it is a view of the database and not read")
-            .mend("transload fsck --repair")
-    }))
+    let state = if store.index_found_foreign() { IndexState::Foreign } else { store.index_state()? };
+    Ok(match state {
+        IndexState::Ours => None,
+        IndexState::Behind => Some(
+            Remark::note(
+                "index.json",
+                "it does not show the latest images; the next command that writes brings it up to date",
+            )
+            .mend(BRING_UP_TO_DATE),
+        ),
+        IndexState::Foreign => Some(
+            Remark::note(
+                "index.json",
+                "someone else has written it; it is a view of the database and not read",
+            )
+            .mend("transload fsck --repair"),
+        ),
+    })
 }
 
 fn ingests(store: &Store) -> Result<Option<Remark>> {

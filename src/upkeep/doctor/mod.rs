@@ -1,8 +1,9 @@
 //! One page that explains the host and the store: what the kernel can do, what lies around, who holds what, and for each
 //! thing that is not as it should be the command that mends it.
 //!
-//! Nothing is changed. Where it can be tried it is tried: an overlay is mounted for a moment in a mount namespace that nobody
-//! sees. A store that cannot even be opened is explained as far as that goes.
+//! Nothing is changed: the store is opened for reading, and what the next command that writes would bring up to date is told.
+//! Where it can be tried it is tried: an overlay is mounted for a moment in a mount namespace that nobody sees. A store that
+//! cannot even be opened is explained as far as that goes.
 
 mod host;
 mod leftovers;
@@ -13,7 +14,7 @@ mod space;
 
 use super::measure::size;
 use crate::error::{Error, ErrorKind};
-use crate::store::{Store, StoreOptions};
+use crate::store::{FORMAT_VERSION, Store, StoreOptions};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -84,6 +85,9 @@ pub struct DoctorReport {
 /// One part of the page about the store.
 type Part = fn(&Store) -> crate::Result<Vec<Remark>>;
 
+/// Any command that opens the store for writing brings it up to date; this one does nothing else.
+const BRING_UP_TO_DATE: &str = "transload images";
+
 /// Looks at the host and at the store at `root`, which need not exist.
 pub fn doctor(root: &Path) -> DoctorReport {
     let host = host::look();
@@ -97,26 +101,28 @@ fn look_at_store(root: &Path) -> Vec<Remark> {
         return vec![Remark::note("store", "there is none yet").mend("transload import ARCHIVE")];
     }
     let mut remarks = space::look(root);
-    let store = match Store::open(root, &StoreOptions::default()) {
+    let outdated = outdated(root);
+    let is_outdated = outdated.is_some();
+    remarks.extend(outdated);
+    let store = match Store::open(root, &StoreOptions { read_only: true, ..StoreOptions::default() }) {
         Ok(store) => store,
-        // Who may not write may still be told what can be read.
-        Err(error) => match Store::open(root, &StoreOptions { read_only: true, ..StoreOptions::default() }) {
-            Ok(store) => {
-                remarks.push(cannot("store", &error));
-                store
-            }
-            Err(_) => {
-                remarks.push(cannot("store", &error));
-                return remarks;
-            }
-        },
+        // What is in it can be told once it is up to date.
+        Err(_) if is_outdated => return remarks,
+        Err(error) => {
+            remarks.push(cannot("store", &error));
+            return remarks;
+        }
     };
-    remarks.push(format_of(&store));
+    let writable = store.could_write().unwrap_or_else(|error| {
+        remarks.push(cannot("store", &error));
+        false
+    });
+    remarks.push(format_of(&store, writable));
     let parts: [(&'static str, Part); 4] = [
         ("mounts", mounts::look),
         ("leftovers", leftovers::look),
         ("locks", locks::look),
-        ("overlay", overlay::look),
+        ("overlay", if writable { overlay::look } else { overlay::not_tried }),
     ];
     for (topic, part) in parts {
         match part(&store) {
@@ -125,6 +131,19 @@ fn look_at_store(root: &Path) -> Vec<Remark> {
         }
     }
     remarks
+}
+
+/// A store of an earlier release.
+fn outdated(root: &Path) -> Option<Remark> {
+    let format = Store::format_at(root).ok()??;
+    (format.version < FORMAT_VERSION).then(|| {
+        let says = format!(
+            "it has format {}, of an earlier release; the next command that writes gives it format {FORMAT_VERSION}, \
+             which that release does not read",
+            format.version
+        );
+        Remark::note("format", says).mend(BRING_UP_TO_DATE)
+    })
 }
 
 /// What could not be looked at is a fault by itself.
@@ -137,14 +156,14 @@ fn cannot(topic: &'static str, error: &Error) -> Remark {
     }
 }
 
-fn format_of(store: &Store) -> Remark {
+fn format_of(store: &Store, writable: bool) -> Remark {
     let format = store.format();
     let says = format!(
         "format {}, {:?} snapshots, deletions marked in the form {:?}{}",
         format.version,
         format.snapshotter,
         format.whiteouts,
-        if store.is_read_only() { ", open for reading only" } else { "" }
+        if writable { "" } else { ", open for reading only" }
     );
     Remark::good("store", says.to_lowercase())
 }
