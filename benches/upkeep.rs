@@ -120,7 +120,8 @@ fn list(root: &Path) {
     assert!(status.expect("starts").success());
 }
 
-/// How much longer than usual an import takes at most while a collection removes half of the images' documents.
+/// How much longer than usual an import takes at most while a collection removes half of everything: images' documents, and
+/// the layers, trees and snapshots that only these images have.
 fn pause(engine: &Engine) -> Duration {
     let mut usual: Vec<Duration> = (0..100).map(|_| timed(engine)).collect();
     usual.sort();
@@ -143,10 +144,15 @@ fn pause(engine: &Engine) -> Duration {
         let began = Instant::now();
         let report = engine.gc(&GcOptions::default()).expect("collects");
         println!(
-            "the gc beside imports removed {} blobs in {} ms",
+            "the gc beside imports removed {} blobs, {} trees and {} snapshots in {} ms",
             report.blobs_removed,
+            report.trees_removed,
+            report.snapshots_removed,
             common::ms(began.elapsed())
         );
+        // Layers of even numbers are those of images of even numbers. Else the pause would be that of documents alone.
+        let layers = LAYERS.iter().sum::<usize>() as u64 / 2;
+        assert!(report.trees_removed >= layers && report.snapshots_removed >= layers);
         over.store(true, Ordering::Relaxed);
         let longest = imports.join().expect("no panic");
         println!(

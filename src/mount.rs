@@ -312,7 +312,7 @@ fn cannot_map(errno: Errno) -> bool {
 }
 
 /// `OVL_MAX_STACK` of the kernel's `fs/overlayfs`.
-const MAX_LAYERS: usize = 500;
+pub(crate) const MAX_LAYERS: usize = 500;
 
 fn hint(mount: &Mount, errno: Errno) -> Option<&'static str> {
     match errno {

@@ -600,11 +600,18 @@ fn files(store: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut waiting = vec![store.to_path_buf()];
     while let Some(path) = waiting.pop() {
-        if path.is_dir() {
+        if path.is_symlink() {
+            found.insert(
+                path.clone(),
+                fs::read_link(&path).expect("reads").into_os_string().into_encoded_bytes(),
+            );
+        } else if path.is_dir() {
             found.insert(path.clone(), Vec::new());
             waiting.extend(fs::read_dir(&path).expect("lists").map(|entry| entry.expect("an entry").path()));
         } else if !path.ends_with("meta.db-shm") && !path.ends_with("meta.db-wal") {
-            found.insert(path.clone(), fs::read(&path).expect("reads"));
+            // A whiteout is a device.
+            let bytes = if path.is_file() { fs::read(&path).expect("reads") } else { Vec::new() };
+            found.insert(path.clone(), bytes);
         }
     }
     found

@@ -88,7 +88,7 @@ fn an_image_that_is_removed_while_it_is_read_is_read_to_its_end() {
         ("unpack.entry", vec!["unpack", IMAGE, &there]),
         ("blob.read", vec!["export", IMAGE, "-o", "-"]),
         ("lease.release", vec!["prewarm", IMAGE]),
-        ("lease.release", vec!["tree", IMAGE]),
+        ("lease.release", vec!["inspect", "--tree", IMAGE]),
     ];
     house.run(&["unpack", IMAGE, &apart]).ok();
     let whole = house.held();
@@ -187,4 +187,24 @@ fn images_go_until_enough_is_free_although_something_else_cannot_be_removed() {
     let ran = house.run(&until[1..]);
     assert!(ran.code == Some(1) && ran.stderr.contains("1 more may be removed"), "{}", ran.stderr);
     house.run(&["inspect", IMAGE]).ok();
+}
+
+#[test]
+fn a_snapshot_that_a_program_left_goes_by_name_unless_something_needs_it() {
+    let house = House::new();
+    let before = house.held();
+    let engine = Engine::open(house.store(), Default::default()).expect("opens");
+    let chain = engine.inspect(IMAGE).expect("inspects").chain_id.expect("unpacked").to_string();
+    let (snapshots, none) = (engine.snapshots(), Default::default());
+    snapshots.prepare("vm", Some(&chain), &none).expect("prepares");
+    snapshots.commit("base", "vm", &none, None).expect("commits");
+    snapshots.prepare("vm-7", Some("base"), &none).expect("prepares");
+    let page = house.run(&["doctor"]).text();
+    assert!(page.contains("vm-7") && page.contains("transload rm --snapshot KEY"), "{page}");
+    house.run(&["rm", "--snapshot", "base"]).fails(1);
+    house.run(&["rm", "--snapshot", &chain]).fails(1);
+    house.run(&["rm", "--snapshot", "nothing"]).fails(4);
+    house.run(&["rm", "--snapshot", "vm-7"]).ok();
+    house.run(&["rm", "--snapshot", "base"]).ok();
+    assert_eq!(house.held(), before);
 }

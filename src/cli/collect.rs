@@ -10,8 +10,10 @@ use clap::Args;
 use serde::Serialize;
 use std::time::{Duration, Instant};
 use transload::engine::RemoveOptions;
+use transload::store::Removal;
+use transload::store::chains::is_of_image;
 use transload::upkeep::{GcFailure, GcItem, GcOptions, GcReport};
-use transload::{Cancel, Engine, Error, ErrorKind};
+use transload::{Cancel, Engine, Error, ErrorKind, ResultExt};
 
 /// Remove names; the next gc frees what nothing else uses
 #[derive(Debug, Args)]
@@ -26,12 +28,16 @@ Examples:
   transload rm alpine busybox && transload gc
   transload rm --all-names 3f2a           every name of the image with this digest
   transload rm --wait=5m alpine           until nothing of it is mounted any more
-  transload rm --defer alpine             now; what is mounted goes with the gc after its umount"
+  transload rm --defer alpine             now; what is mounted goes with the gc after its umount
+  transload rm --snapshot vm-7            what doctor lists as in use by nobody that is recorded"
 )]
 pub struct Rm {
     /// Names of images; a digest, or the beginning of one, if only one name has it
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required_unless_present = "snapshot", value_name = "NAME")]
     pub names: Vec<String>,
+    /// Remove a snapshot that a program made and left, at once; one with children is refused
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["names", "grace", "all_names", "dry_run"])]
+    pub snapshot: Vec<String>,
     /// Keep what the image holds for so long, so that it can be restored (7d, 12h, 30m)
     #[arg(long, value_name = "TIME", value_parser = parse_age, default_value = "0s")]
     pub grace: Duration,
@@ -96,6 +102,8 @@ struct RmView {
     removed: Vec<String>,
     freed_by_gc_bytes: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    deferred: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     items: Vec<GcItem>,
 }
 
@@ -155,6 +163,9 @@ struct GcCounts {
 
 /// `transload rm`.
 pub fn rm(context: &Context, args: &Rm) -> Done {
+    if !args.snapshot.is_empty() {
+        return rm_snapshots(context, args);
+    }
     let options = RemoveOptions {
         grace: args.grace,
         dry_run: args.dry_run,
@@ -166,9 +177,43 @@ pub fn rm(context: &Context, args: &Rm) -> Done {
         dry_run: args.dry_run,
         removed: report.removed,
         freed_by_gc_bytes: report.freed_by_gc_bytes,
+        deferred: Vec::new(),
         items: report.items,
     };
     context.show(&view, |view| rm_text(view, args.grace, context.global.verbose > 0))
+}
+
+fn rm_snapshots(context: &Context, args: &Rm) -> Done {
+    let options = mounts::removal_options(context, &args.busy)?;
+    let engine = context.open(false)?;
+    let mut view = RmView {
+        dry_run: false,
+        removed: Vec::new(),
+        freed_by_gc_bytes: 0,
+        deferred: Vec::new(),
+        items: Vec::new(),
+    };
+    for key in &args.snapshot {
+        let remove = || -> transload::Result<Removal> {
+            if is_of_image(&engine.snapshots().stat(key)?) {
+                return Err(Error::new(ErrorKind::FailedPrecondition, "it is a layer of an image")
+                    .with_hint("'transload rm NAME' and 'transload gc' remove what no image needs"));
+            }
+            engine.remove_snapshot(key, &options)
+        };
+        match remove().doing(|| format!("cannot remove {key}"))? {
+            Removal::Done => view.removed.push(key.clone()),
+            Removal::Deferred => view.deferred.push(key.clone()),
+        }
+    }
+    context.show(&view, |view| {
+        let removed = view.removed.iter().map(|key| format!("removed {}\n", printable(key)));
+        let deferred = view
+            .deferred
+            .iter()
+            .map(|key| format!("{} is in use; the gc that finds it free removes it\n", printable(key)));
+        removed.chain(deferred).collect()
+    })
 }
 
 fn rm_text(view: &RmView, grace: Duration, verbose: bool) -> String {

@@ -6,6 +6,7 @@
 //! cannot even be opened is explained as far as that goes.
 
 mod host;
+mod layers;
 mod leftovers;
 mod locks;
 mod mounts;
@@ -118,8 +119,9 @@ fn look_at_store(root: &Path) -> Vec<Remark> {
         false
     });
     remarks.push(format_of(&store, writable));
-    let parts: [(&'static str, Part); 4] = [
+    let parts: [(&'static str, Part); 5] = [
         ("mounts", mounts::look),
+        ("layers", layers::look),
         ("leftovers", leftovers::look),
         ("locks", locks::look),
         ("overlay", if writable { overlay::look } else { overlay::not_tried }),

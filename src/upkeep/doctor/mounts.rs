@@ -80,6 +80,6 @@ fn orphaned(orphans: Vec<String>) -> Option<Remark> {
     (!orphans.is_empty()).then(|| {
         Remark::note("snapshots", says)
             .items(orphans)
-            .mend("whoever made them through the library removes them (Snapshotter::remove)")
+            .mend("where the program that made them does not: transload rm --snapshot KEY")
     })
 }

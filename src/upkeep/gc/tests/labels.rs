@@ -156,7 +156,7 @@ const TO_IMAGE: &str = "containerd.io/gc.ref.image";
 fn an_image_that_a_label_refers_to_goes_neither_by_its_expiry_nor_by_a_policy() {
     use crate::metadata::Labelled;
     let (dir, store) = fresh();
-    let names = ["docker.io/library/a:latest", "r/b:1", "r/c:1"];
+    let names = ["docker.io/library/a:latest", "docker.io/r/b:1", "docker.io/r/c:1"];
     let made = names.map(|name| put_image(dir.path(), &store, name, &[name]));
     let expire =
         |name| label(&store, Labelled::Image(name), "containerd.io/gc.expire", "2001-01-01T00:00:00Z");
