@@ -1,9 +1,11 @@
 //! Who holds something: a process, and by what. Plain data, so that an error can carry it.
 //!
-//! How holders are found is [`crate::mount::holders`]'s affair.
+//! How those of mounts and directories are found is [`crate::mount::holders`]'s affair; who waits for a lock looks for
+//! those that hold it.
 
 use serde::{Serialize, Serializer};
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// A process that keeps something from being removed.
@@ -17,6 +19,17 @@ pub struct Holder {
     pub uid: u32,
     /// By what it holds on; each kind and path once.
     pub uses: Vec<Use>,
+}
+
+impl Holder {
+    /// The process of this number, with what it holds on by; `None` once it has ended.
+    pub(crate) fn of(pid: u32, uses: Vec<Use>) -> Option<Self> {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let uid = std::fs::metadata(&process).ok()?.uid();
+        let command = std::fs::read(process.join("comm")).ok()?;
+        let command = String::from_utf8_lossy(command.trim_ascii_end()).into_owned();
+        Some(Holder { pid, command, uid, uses })
+    }
 }
 
 /// One thing by which a process holds on to a mount or a directory.
@@ -51,6 +64,8 @@ pub enum How {
     MappedFile,
     /// A mount in a mount namespace that it lives in; it stands there for every process of that namespace.
     Mount,
+    /// A lock on a file.
+    Lock,
 }
 
 impl How {
@@ -63,6 +78,7 @@ impl How {
             How::OpenFile => "open file",
             How::MappedFile => "mapped file",
             How::Mount => "mount in its namespace",
+            How::Lock => "lock",
         }
     }
 }

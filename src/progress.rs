@@ -200,6 +200,12 @@ impl Listener {
     }
 }
 
+impl Progress for Listener {
+    fn event(&self, event: &Event) {
+        self.0.event(event);
+    }
+}
+
 impl Default for Listener {
     fn default() -> Self {
         Listener::new(Silent)

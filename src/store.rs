@@ -23,7 +23,6 @@ pub use format::{FORMAT_VERSION, IdRange, SnapshotterKind, StoreFormat};
 pub use in_use::{InUse, Removal, RemovalOptions, WhenBusy};
 pub use index_file::IndexState;
 pub use lease::{Lease, LeaseState, PROCESS_LABEL};
-pub(crate) use lock::MOUNT_PATIENCE;
 pub use lock::{GcLock, lock_alone};
 
 use self::reserve::Reserve;
@@ -31,7 +30,7 @@ use crate::content::ContentStore;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::durable;
 use crate::metadata::{Metadata, OpenMode};
-use crate::parallel::{Cancel, failpoint};
+use crate::parallel::{Cancel, Patience, failpoint};
 use crate::snapshot::{OverlaySnapshotter, PlainSnapshotter, Snapshotter, Trees};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
@@ -236,9 +235,9 @@ impl Store {
     }
 
     /// As [`Store::lease`]; waiting for whoever replaces the database can be cancelled.
-    pub fn lease_cancellable(&self, cancel: &Cancel) -> Result<Lease<'_>> {
+    pub fn lease_cancellable<'a>(&self, patience: impl Into<Patience<'a>>) -> Result<Lease<'_>> {
         self.check_writable()?;
-        Lease::take(self, cancel).doing(|| "cannot take a lease")
+        Lease::take(self, patience.into()).doing(|| "cannot take a lease")
     }
 
     /// Brings `index.json` up to date with the database, unless it is already. Call it after every change of the image

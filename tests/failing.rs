@@ -4,15 +4,18 @@
 
 mod support;
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, setrlimit};
 use support::disk::{FEW_INODES, FULL, Kind, Mounted, filesystem};
-use support::mounts::Small;
+use support::mounts::{Small, Unmount};
 use support::run::{Ran, command, run as finished, transload, until_stopped};
 use support::scratch;
 use support::soundness::{
@@ -20,6 +23,7 @@ use support::soundness::{
 };
 use support::tally::{Tally, thorough};
 use support::tools::have;
+use transload::parallel::Patience;
 use transload::{Cancel, Engine, ErrorKind};
 
 const FIRST: &str = "example.com/first:1";
@@ -395,6 +399,13 @@ fn wait_until(holds: impl Fn() -> bool) {
     }
 }
 
+fn until_stopped(process: &Child) {
+    let stat = format!("/proc/{}/stat", process.id());
+    wait_until(|| {
+        std::fs::read_to_string(&stat).is_ok_and(|stat| [") T ", ") Z "].iter().any(|s| stat.contains(s)))
+    });
+}
+
 #[test]
 fn a_stopped_collection_is_named_and_mounts_do_not_wait_for_it_without_end() {
     let scene = Scene::new();
@@ -403,10 +414,12 @@ fn a_stopped_collection_is_named_and_mounts_do_not_wait_for_it_without_end() {
     transload(&store, ["rm", FIRST]).ok();
     let collecting = slowed(&store, "gc.aside=stop@1", &["gc"]);
     until_stopped(&collecting);
-    let engine = Engine::open(&store, Default::default()).expect("opens");
-    let mount = || engine.store().mount_lock_shared(&Cancel::new(), Duration::from_millis(20)).map(drop);
+    let (engine, cancel) = (Engine::open(&store, Default::default()).expect("opens"), Cancel::new());
+    let patience = Patience::new(&cancel).at_most(Duration::from_millis(20));
+    let mount = || engine.store().mount_lock_shared(patience).map(drop);
     let refused = mount().expect_err("it was stopped among the snapshots");
     assert_eq!(refused.kind(), ErrorKind::Busy, "{refused}");
+    assert_eq!(refused.holders().iter().map(|one| one.pid).collect::<Vec<_>>(), [collecting.id()]);
     let said = transload(&store, ["doctor"]).text();
     for expected in [
         format!("mount.lock: process {} (transload), stopped", collecting.id()),
@@ -419,6 +432,100 @@ fn a_stopped_collection_is_named_and_mounts_do_not_wait_for_it_without_end() {
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     mount().expect("nobody has it any more");
     drop(engine);
+    let (lost, leaked) = scene.usable(&store);
+    assert!(lost.is_empty() && leaked.is_empty(), "{lost:?} {leaked:?}");
+}
+
+/// A process that holds a lock of the store and does nothing else.
+struct Keeper(Child);
+
+impl Keeper {
+    fn of(store: &Path, lock: &str, operation: FlockOperation) -> Keeper {
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(store.join(lock)).expect("opens");
+        let mut sleeper = Command::new("sleep");
+        // SAFETY: two system calls between fork and exec.
+        unsafe {
+            sleeper.arg("1000").pre_exec(move || {
+                fcntl_setfd(&file, FdFlags::empty())?;
+                Ok(flock(&file, operation)?)
+            })
+        };
+        Keeper(sleeper.spawn().expect("starts, and has it"))
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.0.kill().and_then(|()| self.0.wait()).expect("ends");
+    }
+}
+
+#[test]
+fn whoever_waits_for_a_stopped_process_says_which_it_is_and_what_mends_it() {
+    let scene = Scene::new();
+    let store = scene.store("store");
+    import(&store, &scene.archives[0]).ok();
+    transload(&store, ["rm", FIRST]).ok();
+    let import = scene.words(&["import", "-q"]);
+    let (shared, alone) = (FlockOperation::NonBlockingLockShared, FlockOperation::NonBlockingLockExclusive);
+    let mut wrong = Vec::new();
+    let scenes: [(&str, FlockOperation, &[&[&str]]); 5] = [
+        ("collection.lock", alone, &[&["gc"], &["gc", "--wait"], &["fsck"], &["fsck", "--rebuild"]]),
+        ("gc.lock", alone, &[&["gc"], &["fsck"], &import]),
+        // What gc does with snapshots comes before what it does with layers and blobs.
+        ("mount.lock", shared, &[&["gc"]]),
+        ("sweep.lock", shared, &[&["gc"]]),
+        ("sweep.lock", alone, &[&["gc"]]),
+    ];
+    for (lock, operation, commands) in scenes {
+        let keeper = Keeper::of(&store, lock, operation);
+        signal(&keeper.0, Signal::STOP);
+        until_stopped(&keeper.0);
+        let pid = keeper.0.id();
+        for words in commands {
+            let ran = finished(command(&store, *words).env("TRANSLOAD_FAILPOINTS", "patience=20"));
+            wrong.extend(failed_well(&ran, &[5], &format!("the process that holds {lock} is stopped")));
+            for expected in [format!("process {pid} (sleep): lock "), format!("kill -CONT {pid}")] {
+                assert!(ran.stderr.contains(&expected), "{words:?}: {expected} in {}", ran.stderr);
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+    let (lost, leaked) = scene.usable(&store);
+    assert!(lost.is_empty() && leaked.is_empty(), "{lost:?} {leaked:?}");
+}
+
+#[test]
+fn whoever_waits_for_a_process_that_is_well_says_for_which_and_waits_on() {
+    let scene = Scene::new();
+    let store = scene.store("store");
+    import(&store, &scene.archives[0]).ok();
+    let at = scene.dir.path().join("at");
+    std::fs::create_dir(&at).expect("makes");
+    let mount = ["mount", FIRST, at.to_str().expect("text")];
+    let _unmount = Unmount(at.clone());
+    let mut scenes: Vec<(&str, &[&str])> = vec![("collection.lock", &["fsck", "-v", "--progress", "plain"])];
+    if have(&[]) {
+        scenes.push(("mount.lock", &mount));
+    }
+    for (lock, words) in scenes {
+        let keeper = Keeper::of(&store, lock, FlockOperation::NonBlockingLockExclusive);
+        let expected =
+            format!("notice: waits for {lock}, which is held by process {} (sleep)", keeper.0.id());
+        let mut waiting = slowed(&store, "patience=1", words);
+        let said = BufReader::new(waiting.stderr.take().expect("piped"));
+        let mut said = said.lines().map(|line| line.expect("text"));
+        assert!(said.any(|line| line == expected), "{words:?}: {expected}");
+        // Its patience is over by now.
+        drop(keeper);
+        let rest: Vec<String> = said.collect();
+        assert!(waiting.wait().expect("ends").success(), "{words:?}: {rest:?}");
+    }
+    if have(&[]) {
+        transload(&store, ["umount", mount[2]]).ok();
+    }
     let (lost, leaked) = scene.usable(&store);
     assert!(lost.is_empty() && leaked.is_empty(), "{lost:?} {leaked:?}");
 }

@@ -13,7 +13,6 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What is asked about.
@@ -99,7 +98,7 @@ pub fn holders(places: &Places) -> Result<Holders> {
     for pid in processes()? {
         match uses_of(pid, places) {
             Ok(uses) if uses.is_empty() => {}
-            Ok(uses) => holders.found.extend(describe(pid, uses)),
+            Ok(uses) => holders.found.extend(Holder::of(pid, uses)),
             Err(Errno::ACCESS | Errno::PERM) => {
                 holders.unreadable += 1;
                 holders.closed += u64::from(is_blind && belongs_here(pid, outsiders));
@@ -183,7 +182,7 @@ impl Found {
 
 /// The process by which a namespace that shows `mount` holds it.
 pub fn holder_by_mount(namespace: &Namespace, mount: &MountInfo) -> Option<Holder> {
-    describe(namespace.pid, vec![Use { how: How::Mount, path: mount.target.clone() }])
+    Holder::of(namespace.pid, vec![Use { how: How::Mount, path: mount.target.clone() }])
 }
 
 /// Everything in `/proc` that is a number, in order.
@@ -196,14 +195,6 @@ fn processes() -> Result<Vec<u32>> {
     }
     pids.sort_unstable();
     Ok(pids)
-}
-
-fn describe(pid: u32, uses: Vec<Use>) -> Option<Holder> {
-    let process = PathBuf::from(format!("/proc/{pid}"));
-    let uid = std::fs::metadata(&process).ok()?.uid();
-    let command = std::fs::read(process.join("comm")).ok()?;
-    let command = String::from_utf8_lossy(command.trim_ascii_end()).into_owned();
-    Some(Holder { pid, command, uid, uses })
 }
 
 fn uses_of(pid: u32, places: &Places) -> rustix::io::Result<Vec<Use>> {

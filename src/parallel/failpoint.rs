@@ -10,6 +10,7 @@
 //!   reached, or `@N+`, from the Nth time on; otherwise it holds every time.
 //! - `write-behind=MS` has an import send to the disk what it has written, that often. Without it nothing goes there but by the
 //!   syncs that have names, so that a test that leaves one out shows the same each time.
+//! - `patience=MS` has whoever waits for a lock give up so early behind a process that is stopped.
 //! - `boot=NAME` gives the kernel's boot another id; `clock=SECONDS` or `clock=SECONDS@N` sets the system's clock forward (or, below
 //!   zero, back), from the Nth look at it on.
 
@@ -45,6 +46,7 @@ struct State {
     clock: Option<(i64, u64)>,
     looks: u64,
     write_behind: Option<Duration>,
+    patience: Option<Duration>,
 }
 
 static STATE: Mutex<State> = Mutex::new(State {
@@ -54,6 +56,7 @@ static STATE: Mutex<State> = Mutex::new(State {
     clock: None,
     looks: 0,
     write_behind: None,
+    patience: None,
 });
 
 fn state() -> MutexGuard<'static, State> {
@@ -89,6 +92,7 @@ fn add(state: &mut State, point: &str, wanted: &str) -> Option<()> {
     match point {
         "boot" => state.boot = Some(wanted.to_string()),
         "write-behind" => state.write_behind = Some(Duration::from_millis(wanted.parse().ok()?)),
+        "patience" => state.patience = Some(Duration::from_millis(wanted.parse().ok()?)),
         "clock" => state.clock = Some((what.parse().ok()?, from)),
         point => state.faults.push(Fault { point: point.to_string(), action: action(what)?, from, to }),
     }
@@ -202,6 +206,11 @@ pub fn boot() -> Option<String> {
 /// How often an import sends what it has written to the disk.
 pub fn write_behind() -> Option<Duration> {
     state().write_behind
+}
+
+/// How long a wait for a lock lasts behind a process that is stopped, if not as usual.
+pub fn patience() -> Option<Duration> {
+    state().patience
 }
 
 /// The system's clock.

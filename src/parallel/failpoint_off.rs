@@ -46,6 +46,11 @@ pub(crate) fn write_behind() -> Option<Duration> {
 }
 
 #[inline(always)]
+pub(crate) fn patience() -> Option<Duration> {
+    None
+}
+
+#[inline(always)]
 pub(crate) fn now() -> SystemTime {
     SystemTime::now()
 }

@@ -1,4 +1,4 @@
-//! Work in parallel: once-only claims, bounded lanes of scoped threads, a byte budget, cancellation.
+//! Work in parallel: once-only claims, bounded lanes of scoped threads, a byte budget, cancellation, waiting for locks.
 
 mod budget;
 mod cancel;
@@ -11,6 +11,8 @@ pub mod in_flight;
 #[cfg(test)]
 mod in_flight_tests;
 mod lanes;
+pub(crate) mod lock_table;
+pub(crate) mod patience;
 mod pool;
 mod sync;
 
@@ -18,4 +20,5 @@ pub use budget::{Budget, Grant};
 pub use cancel::Cancel;
 pub use in_flight::{Claim, InFlight, Owner, Ticket, Waited};
 pub use lanes::Lanes;
+pub use patience::Patience;
 pub use pool::Pool;

@@ -7,7 +7,7 @@ use super::{GcLock, Store, lock};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::durable;
 use crate::metadata::{ImageRow, Labels, LeaseRow, Resource, now_ms};
-use crate::parallel::{Cancel, failpoint};
+use crate::parallel::{Cancel, Patience, failpoint};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -29,8 +29,8 @@ pub struct Lease<'a> {
 }
 
 impl<'a> Lease<'a> {
-    pub(super) fn take(store: &'a Store, cancel: &Cancel) -> Result<Self> {
-        let at_work = store.gc_lock_shared(cancel)?;
+    pub(super) fn take(store: &'a Store, patience: Patience<'_>) -> Result<Self> {
+        let at_work = store.gc_lock_shared(patience)?;
         let directory = durable::open_dir(store.root(), DIRECTORY)?;
         failpoint::at("lease.create")?;
         let (id, alive) = locked_file(&directory)?;

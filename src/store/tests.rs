@@ -1,7 +1,8 @@
 use super::*;
 use crate::metadata::{ImageCommit, NewImage, Resource};
 use crate::oci::{Descriptor, Digest, media_type};
-use crate::parallel::Cancel;
+use crate::parallel::{Cancel, Patience};
+use crate::progress::Event;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
@@ -146,14 +147,14 @@ fn a_collection_gets_its_turn_however_many_mount() {
     let mount_often = || {
         let mut mounts = 0;
         while mounts < 2000 && !over.load(Ordering::Relaxed) {
-            let _mounting = store.mount_lock_shared(&cancel, MOUNT_PATIENCE).expect("locks");
+            let _mounting = store.mount_lock_shared(&cancel).expect("locks");
             std::thread::sleep(std::time::Duration::from_millis(3));
             mounts += 1;
         }
         mounts
     };
     std::thread::scope(|scope| {
-        let first = store.mount_lock_shared(&cancel, MOUNT_PATIENCE).expect("locks");
+        let first = store.mount_lock_shared(&cancel).expect("locks");
         let mounting: Vec<_> = (0..4).map(|_| scope.spawn(mount_often)).collect();
         let collecting = scope.spawn(|| drop(store.mount_lock_exclusive(&cancel).expect("gets its turn")));
         drop(first);
@@ -169,11 +170,11 @@ fn a_mount_that_takes_long_does_not_hold_up_others_while_a_collection_waits() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = open(dir.path());
     let cancel = Cancel::new();
-    let _long = store.mount_lock_shared(&cancel, MOUNT_PATIENCE).expect("locks");
+    let _long = store.mount_lock_shared(&cancel).expect("locks");
     std::thread::scope(|scope| {
         let collecting = scope.spawn(|| store.mount_lock_exclusive(&cancel).map(drop));
         for _ in 0..20 {
-            store.mount_lock_shared(&Cancel::new(), MOUNT_PATIENCE).expect("does not wait for the long one");
+            store.mount_lock_shared(&Cancel::new()).expect("does not wait for the long one");
         }
         cancel.cancel();
         collecting.join().expect("no panic").expect_err("the long one is still there");
@@ -181,25 +182,30 @@ fn a_mount_that_takes_long_does_not_hold_up_others_while_a_collection_waits() {
 }
 
 #[test]
-fn whoever_mounts_does_not_wait_without_end_for_a_collection_that_is_stopped() {
+fn whoever_waits_for_one_that_is_well_waits_on_and_says_for_whom_until_cancelled() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = open(dir.path());
-    let cancel = Cancel::new();
-    let mount = || store.mount_lock_shared(&cancel, Duration::ZERO).map(drop);
-    let refused = |lock: &str| {
-        let error = mount().expect_err("a collection has it");
-        assert_eq!(error.kind(), ErrorKind::Busy);
-        assert!(error.to_string().contains(lock) && error.hint().is_some_and(|hint| hint.contains("doctor")));
+    let waits_for = |lock: &str| {
+        let cancel = Cancel::new();
+        let told = |event: &Event| {
+            let Event::Notice(text) = event else { panic!("{event:?}") };
+            let expected = format!("waits for {lock}, which is held by process {}", std::process::id());
+            assert!(text.starts_with(&expected), "{text}");
+            cancel.cancel();
+        };
+        let patience = Patience::new(&cancel).at_most(Duration::ZERO).telling(&told);
+        let ended = store.mount_lock_shared(patience).err().map(|error| error.kind());
+        assert_eq!(ended, Some(ErrorKind::Cancelled));
     };
-    mount().expect("nobody has it");
-    let collecting = store.mount_lock_exclusive(&cancel).expect("locks");
-    refused("holding mount.lock");
+    let collecting = store.mount_lock_exclusive(&Cancel::new()).expect("locks");
+    waits_for("mount.lock");
     drop(collecting);
     let turn = lock::open(store.root(), "mount-turn.lock").expect("opens");
     assert!(lock::try_lock(&turn, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("locks"));
-    refused("holding mount-turn.lock");
+    waits_for("mount-turn.lock");
     drop(turn);
-    store.mount_lock_shared(&cancel, Duration::MAX).expect("nobody has it");
+    let cancel = Cancel::new();
+    store.mount_lock_shared(Patience::new(&cancel).at_most(Duration::MAX)).expect("nobody has it");
 }
 
 #[test]
@@ -344,7 +350,7 @@ fn one_collection_works_at_a_time_and_leaves_mounts_in_the_making_alone() {
     cancelled.cancel();
     assert_eq!(kind(store.collection_lock(true, &cancelled)), Some(ErrorKind::Cancelled));
     let lease = store.lease().expect("imports do not wait for it");
-    let mount = store.mount_lock_shared(&Cancel::new(), MOUNT_PATIENCE).expect("mounts do not wait for it");
+    let mount = store.mount_lock_shared(&Cancel::new()).expect("mounts do not wait for it");
     assert_eq!(kind(store.mount_lock_exclusive(&cancelled)), Some(ErrorKind::Cancelled));
     drop((first, mount));
     store.mount_lock_exclusive(&Cancel::new()).expect("free again");

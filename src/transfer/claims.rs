@@ -8,7 +8,7 @@ use crate::content::{BlobIngest, IngestRef};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::locked::LockedDir;
 use crate::oci::{DiffId, Digest};
-use crate::parallel::{Cancel, Claim, InFlight, Owner, Ticket};
+use crate::parallel::{Cancel, Claim, InFlight, Owner, Patience, Ticket};
 use crate::snapshot::{TreeIngest, Trees};
 use crate::store::{GcLock, Store};
 use crate::trace;
@@ -208,14 +208,9 @@ impl Publication {
 }
 
 /// Takes the place of the announced makers of something, for the moment of publishing what was not announced. What is
-/// published is on our lease by now; look after this whether it is there. [`ErrorKind::Busy`] if a collection is stopped
+/// published is on our lease by now; look after this whether it is there. [`ErrorKind::Busy`] if a collection was stopped
 /// in the midst of removing things.
-pub(crate) fn publication(
-    store: &Store,
-    key: &Key,
-    cancel: &Cancel,
-    patience: Duration,
-) -> Result<Publication> {
+pub(crate) fn publication(store: &Store, key: &Key, patience: Patience<'_>) -> Result<Publication> {
     let started = Instant::now();
     loop {
         if let Some(place) = LockedDir::try_acquire(store.content().ingests(), &key.place())? {
@@ -224,10 +219,10 @@ pub(crate) fn publication(
         if started.elapsed() > PUBLICATION_WAIT {
             break;
         }
-        cancel.check()?;
+        patience.check()?;
         std::thread::sleep(Duration::from_millis(2));
     }
-    Ok(Publication::Beside { _no_sweep: store.sweep_lock_shared(cancel, patience)? })
+    Ok(Publication::Beside { _no_sweep: store.sweep_lock_shared(patience)? })
 }
 
 impl Waiting {
@@ -304,6 +299,7 @@ fn wait_for_process(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::Event;
     use crate::store::StoreOptions;
 
     #[test]
@@ -312,17 +308,18 @@ mod tests {
         let options = StoreOptions { create: true, ..StoreOptions::default() };
         let store = Store::open(dir.path(), &options).expect("opens");
         let (key, cancel) = (Key::Blob(Digest::of(b"x")), Cancel::new());
-        let ask = || publication(&store, &key, &cancel, Duration::from_millis(50));
-        let alone = ask().expect("free");
+        let alone = publication(&store, &key, (&cancel).into()).expect("free");
         assert!(matches!(alone, Publication::Alone(_)));
         let sweeping = store.sweep_lock_exclusive(&cancel).expect("locks");
-        let refused = ask().err().map(|error| error.kind());
-        assert_eq!(refused, Some(ErrorKind::Busy), "never without any lock");
-        drop(sweeping);
-        let beside = ask().expect("no sweep");
-        assert!(matches!(beside, Publication::Beside { .. }));
         let cancelled = Cancel::new();
-        cancelled.cancel();
+        let told = |_: &Event| cancelled.cancel();
+        let patience = Patience::new(&cancelled).at_most(Duration::from_millis(1)).telling(&told);
+        let refused = publication(&store, &key, patience).err().map(|error| error.kind());
+        assert_eq!(refused, Some(ErrorKind::Cancelled), "never without any lock");
+        assert!(cancelled.is_cancelled(), "it waited for the sweep");
+        drop(sweeping);
+        let beside = publication(&store, &key, (&cancel).into()).expect("no sweep");
+        assert!(matches!(beside, Publication::Beside { .. }));
         let kept_out = store.sweep_lock_exclusive(&cancelled).err().map(|error| error.kind());
         assert_eq!(kept_out, Some(ErrorKind::Cancelled), "and the collection waits for it");
         beside.finish().expect("lets go");

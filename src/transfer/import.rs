@@ -19,7 +19,7 @@ use crate::layer::{ApplyOptions, Confinement, ConfinementReport, Ownership};
 use crate::limits::Limits;
 use crate::metadata::{self, DocumentReferences, ImageCommit, ManifestRow, NewImage, Resource};
 use crate::oci::{ChainId, Descriptor, DiffId, Digest, media_type, parse_document};
-use crate::parallel::{Budget, Cancel, Pool, failpoint};
+use crate::parallel::{Budget, Cancel, Patience, Pool, failpoint};
 use crate::progress::{Event, Outcome, Progress};
 use crate::snapshot::Committed as LayerCommitted;
 use crate::store::Store;
@@ -130,6 +130,7 @@ impl<'a> Import<'a> {
             keep_free_bytes: keep_free_bytes(store, &options.limits)?,
             ..ApplyOptions::default()
         };
+        let patience = Patience::new(cancel).telling(audit);
         let context = Context {
             store,
             claims: resources.claims,
@@ -139,7 +140,7 @@ impl<'a> Import<'a> {
             budget: resources.budget,
             pool: resources.pool,
             threads: resources.threads.max(1),
-            lease: trace::within(trace::stage!("lease"), |_| store.lease_cancellable(cancel))?,
+            lease: trace::within(trace::stage!("lease"), |_| store.lease_cancellable(patience))?,
             apply,
             confinement: Confinement::none(),
             clock: StageClock::default(),

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::codec::Codec;
 use crate::metadata::{Resource, TreeRow};
 use crate::oci::{Algorithm, DiffId, Digest};
-use crate::parallel::Lanes;
+use crate::parallel::{Lanes, Patience};
 use crate::progress::{Event, Outcome, Stage};
 use crate::trace;
 use std::io::Read;
@@ -510,7 +510,8 @@ fn publish_blob(
 }
 
 fn to_publish(context: &Context<'_>, key: &Key) -> Result<Publication> {
-    publication(context.store, key, context.cancel, context.options.patience)
+    let patience = Patience::new(context.cancel).at_most(context.options.patience).telling(context.audit);
+    publication(context.store, key, patience)
 }
 
 fn publish_span(kind: &'static str, digest: &Digest) -> Span {

@@ -11,10 +11,10 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::{durable, remove};
 use crate::metadata::{ImageRow, Labels, SnapshotKind, SnapshotRow};
 use crate::mount::{self, IdMaps, Mount, MountKind};
-use crate::parallel::Cancel;
+use crate::parallel::{Cancel, Patience};
 use crate::progress::{Listener, SnapshotStep, Step};
 use crate::store::chains::Chains;
-use crate::store::{InUse, MOUNT_PATIENCE, Removal, RemovalOptions, Store, in_use, mounted};
+use crate::store::{InUse, Removal, RemovalOptions, Store, in_use, mounted};
 use rustix::fd::AsFd;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -83,9 +83,10 @@ fn mount_inspected(
     if !target.is_dir() {
         return Err(Error::new(ErrorKind::FailedPrecondition, "it is not a directory"));
     }
-    let _at_work = store.gc_lock_shared(&options.cancel)?;
+    let patience = Patience::new(&options.cancel).telling(&options.listener);
+    let _at_work = store.gc_lock_shared(patience)?;
     // A collection takes a snapshot that is not mounted for one that no longer is.
-    let _no_look = store.mount_lock_shared(&options.cancel, MOUNT_PATIENCE)?;
+    let _no_look = store.mount_lock_shared(patience)?;
     check_not_taken(store, &target)?;
     let mut labels = mounted::labels_of_mount(&target);
     let shown = inspection.image.name.clone().unwrap_or_else(|| name.to_string());

@@ -4,11 +4,11 @@
 use super::{Remark, count};
 use crate::error::Result;
 use crate::io::{durable, locked::LockedDir};
+use crate::parallel::lock_table::{LockTable, is_stopped};
 use crate::store::{PROCESS_LABEL, Store};
 use crate::upkeep::measure::names;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
-use rustix::fs::{AtFlags, FileType, Stat, major, minor, statat};
-use std::collections::HashMap;
+use rustix::fs::{AtFlags, FileType, Stat, statat};
 use std::os::unix::net::UnixStream;
 
 /// What is locked and what that means.
@@ -26,19 +26,21 @@ const LOCKS: [(&str, &str); 7] = [
 ];
 
 pub(super) fn look(store: &Store) -> Result<Vec<Remark>> {
-    let holders = Holders::read();
+    let table = LockTable::read(store.root());
     let (mut held, mut stopped) = (Vec::new(), Vec::new());
     for (name, meaning) in LOCKS {
         if let Ok(stat) = statat(store.root(), name, AtFlags::SYMLINK_NOFOLLOW) {
-            held.extend(holders.of(&stat).iter().map(|who| format!("{name}: {who}; {meaning}")));
-            stopped.extend(holders.processes(&stat).into_iter().filter(|process| is_stopped(*process)));
+            held.extend(names_of(&table, &stat).iter().map(|who| format!("{name}: {who}; {meaning}")));
+            let holders = others(&table, &stat).into_iter();
+            stopped.extend(holders.filter(|process| is_stopped(*process) == Some(true)));
         }
     }
     let ingests = store.content().ingests();
     for name in names(ingests)? {
         let name = name.to_string_lossy().into_owned();
         if LockedDir::is_taken(ingests, &name).unwrap_or(false) {
-            let who = statat(ingests, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).map(|stat| holders.of(&stat));
+            let who =
+                statat(ingests, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).map(|stat| names_of(&table, &stat));
             let who = who.unwrap_or_default().join(", ");
             held.push(format!("ingest/{name}: {who}"));
         }
@@ -48,7 +50,7 @@ pub(super) fn look(store: &Store) -> Result<Vec<Remark>> {
         number => Remark::good("locks", format!("{} held", count(number, "lock"))).items(held),
     }];
     remarks.extend(who_is_stopped(stopped));
-    remarks.extend(leases(store, &holders)?);
+    remarks.extend(leases(store, &table)?);
     remarks.extend(sockets(store)?);
     Ok(remarks)
 }
@@ -95,7 +97,7 @@ fn sockets(store: &Store) -> Result<Option<Remark>> {
 }
 
 /// Work that is going on, and what people hold.
-fn leases(store: &Store, holders: &Holders) -> Result<Vec<Remark>> {
+fn leases(store: &Store, table: &LockTable) -> Result<Vec<Remark>> {
     let files: OwnedFd = durable::open_dir(store.root(), "leases")?;
     let now_ms = crate::upkeep::now_ms();
     let (mut work, mut kept) = (Vec::new(), Vec::new());
@@ -108,7 +110,7 @@ fn leases(store: &Store, holders: &Holders) -> Result<Vec<Remark>> {
             continue;
         }
         let who = statat(files.as_fd(), lease.id.as_str(), AtFlags::SYMLINK_NOFOLLOW)
-            .map(|stat| holders.of(&stat).join(", "))
+            .map(|stat| names_of(table, &stat).join(", "))
             .unwrap_or_else(|_| "no process".to_string());
         work.push(format!("{}: {who}", lease.id));
     }
@@ -119,77 +121,33 @@ fn leases(store: &Store, holders: &Holders) -> Result<Vec<Remark>> {
     Ok(remarks.map(|(topic, says, items)| Remark::good(topic, says).items(items)).collect())
 }
 
-/// Who holds which file, by `/proc/locks`.
-pub(super) struct Holders(HashMap<(u32, u32, u64), Vec<u32>>);
-
-impl Holders {
-    pub fn read() -> Self {
-        let text = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-        let mut holders: HashMap<_, Vec<u32>> = HashMap::new();
-        for (file, process) in text.lines().filter_map(parse) {
-            holders.entry(file).or_default().push(process);
-        }
-        Holders(holders)
-    }
-
-    /// The holders of a file, as people know them.
-    pub fn of(&self, stat: &Stat) -> Vec<String> {
-        self.processes(stat).into_iter().map(name_of).collect()
-    }
-
-    /// The holders of a file other than this process.
-    pub fn processes(&self, stat: &Stat) -> Vec<u32> {
-        let file = (major(stat.st_dev), minor(stat.st_dev), stat.st_ino);
-        let mut processes = self.0.get(&file).cloned().unwrap_or_default();
-        processes.sort_unstable();
-        processes.dedup();
-        processes.retain(|process| *process != std::process::id());
-        processes
-    }
+/// The holders of a file other than this process.
+fn others(table: &LockTable, stat: &Stat) -> Vec<u32> {
+    let mut processes = table.holders(stat);
+    processes.retain(|process| *process != std::process::id());
+    processes
 }
 
-/// `7: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`; lines with an arrow are of those who wait.
-fn parse(line: &str) -> Option<((u32, u32, u64), u32)> {
-    let fields: Vec<&str> = line.split_whitespace().collect();
-    if fields.get(1) == Some(&"->") {
-        return None;
-    }
-    let process = fields.get(4)?.parse().ok()?;
-    let mut file = fields.get(5)?.split(':');
-    let major = u32::from_str_radix(file.next()?, 16).ok()?;
-    let minor = u32::from_str_radix(file.next()?, 16).ok()?;
-    Some(((major, minor, file.next()?.parse().ok()?), process))
+/// The same, as people know them.
+fn names_of(table: &LockTable, stat: &Stat) -> Vec<String> {
+    others(table, stat).into_iter().map(name_of).collect()
 }
 
 /// A process by number and name, and whether it lives.
 pub(super) fn name_of(process: u32) -> String {
     match std::fs::read_to_string(format!("/proc/{process}/comm")) {
-        Ok(name) if is_stopped(process) => format!("process {process} ({}), stopped", name.trim()),
+        Ok(name) if is_stopped(process) == Some(true) => {
+            format!("process {process} ({}), stopped", name.trim())
+        }
         Ok(name) => format!("process {process} ({}), alive", name.trim()),
         Err(_) if process == 0 => "a process that cannot be seen from here".to_string(),
         Err(_) => format!("process {process}, which cannot be seen any more"),
     }
 }
 
-/// Whether a process does nothing until somebody lets it go on: after SIGSTOP or Ctrl-Z, or for a debugger.
-fn is_stopped(process: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The name before the state is anyone's choice.
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    matches!(state, Some('T' | 't'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_line_of_the_lock_table_is_read() {
-        let line = "7: FLOCK  ADVISORY  WRITE 1234 08:1f:5678 0 EOF";
-        assert_eq!(parse(line), Some(((8, 0x1f, 5678), 1234)));
-        assert_eq!(parse("7: -> FLOCK  ADVISORY  WRITE 1234 08:1f:5678 0 EOF"), None);
-        assert_eq!(parse(""), None);
-    }
 
     #[test]
     fn a_socket_that_nobody_answers_at_is_stale() {

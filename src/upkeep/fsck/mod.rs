@@ -28,7 +28,7 @@ pub use report::{
 };
 
 use crate::error::{Result, ResultExt};
-use crate::parallel::{Budget, Cancel, Pool};
+use crate::parallel::{Budget, Cancel, Patience, Pool};
 use crate::progress::{Event, Progress};
 use crate::store::{GcLock, Lease, Store};
 use facts::Facts;
@@ -78,7 +78,7 @@ fn run(store: &Store, means: &FsckMeans<'_>, options: &FsckOptions) -> Result<Fs
     if options.repair {
         store.check_writable()?;
     }
-    let _still = hold_still(store, means.cancel)?;
+    let _still = hold_still(store, Patience::new(means.cancel).telling(means.progress))?;
     let facts = Facts::read(store)?;
     let (findings, quarantine) = (Findings::default(), Quarantine::default());
     let check = Check { store, means, options, facts, findings, quarantine };
@@ -110,10 +110,10 @@ impl Check<'_> {
 
 /// Keeps collections out for as long as we look, waiting for one that runs, and the database where it is. A store that
 /// cannot be written has none.
-fn hold_still<'s>(store: &'s Store, cancel: &Cancel) -> Result<Option<(GcLock, Lease<'s>)>> {
+fn hold_still<'s>(store: &'s Store, patience: Patience<'_>) -> Result<Option<(GcLock, Lease<'s>)>> {
     if store.is_read_only() {
         return Ok(None);
     }
-    let no_collection = store.collection_lock(true, cancel)?;
-    Ok(Some((no_collection, store.lease_cancellable(cancel)?)))
+    let no_collection = store.collection_lock(true, patience)?;
+    Ok(Some((no_collection, store.lease_cancellable(patience)?)))
 }

@@ -164,7 +164,7 @@ fn a_lease_that_was_renewed_while_a_collection_looked_goes_on() {
 fn nothing_is_swept_while_someone_publishes_without_the_working_place() {
     let (dir, store) = fresh();
     let garbage = put(&store, b"garbage");
-    let publishing = store.sweep_lock_shared(&Cancel::new(), Duration::ZERO).expect("locks");
+    let publishing = store.sweep_lock_shared(&Cancel::new()).expect("locks");
     let cancel = Cancel::new();
     std::thread::scope(|scope| {
         let options = GcOptions { cancel: cancel.clone(), ..GcOptions::default() };
