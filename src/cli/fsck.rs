@@ -5,7 +5,7 @@ use super::output::{self, Style, printable};
 use super::size::format_size;
 use super::{exit, signals};
 use clap::Args;
-use transload::upkeep::fsck::{FsckProblem, ProblemState};
+use transload::upkeep::fsck::{FsckProblem, ProblemKind, ProblemState};
 use transload::upkeep::{FsckOptions, FsckReport, Rebuilt};
 use transload::{Cancel, Engine, ErrorKind};
 
@@ -99,6 +99,7 @@ fn problem_lines(problem: &FsckProblem, style: &Style) -> String {
     let state = match problem.state {
         ProblemState::Found | ProblemState::Remains => style.error("problem"),
         ProblemState::Repaired => "repaired".into(),
+        ProblemState::NeedsImport if is_about_absence(problem.kind) => style.error("missing"),
         ProblemState::NeedsImport => style.error("put away"),
     };
     let line = format!("{}: {}", problem.what, problem.message);
@@ -110,6 +111,11 @@ fn problem_lines(problem: &FsckProblem, style: &Style) -> String {
         text.push_str(&format!("  {}  {}\n", style.hint("to mend it"), printable(&problem.mend)));
     }
     text
+}
+
+fn is_about_absence(kind: ProblemKind) -> bool {
+    use ProblemKind::*;
+    matches!(kind, BlobMissing | TreeMissing | SnapshotMissing | ImageIncomplete)
 }
 
 fn summary(report: &FsckReport) -> String {

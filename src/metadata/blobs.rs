@@ -81,6 +81,19 @@ impl Metadata {
         })
     }
 
+    /// Forgets that a blob is here, unless `is_gone`, asked inside the transaction, denies it: whoever has just written it
+    /// keeps its record. What it unpacks to stays known.
+    pub fn blob_forget_lost(&self, digest: &Digest, is_gone: impl FnOnce() -> Result<bool>) -> Result<()> {
+        self.write(Sync::Lazy, |transaction| {
+            if is_gone()? {
+                transaction
+                    .prepare_cached("DELETE FROM blob WHERE digest = ?")?
+                    .execute([digest.to_string()])?;
+            }
+            Ok(())
+        })
+    }
+
     /// The trusted blobs of this size that begin alike: candidates for a comparison, not yet the answer.
     pub fn blobs_by_head(&self, size_bytes: u64, head: &Digest) -> Result<Vec<Digest>> {
         let sql = format!("SELECT digest FROM blob WHERE size_bytes = ?1 AND head = ?3 AND {TRUSTED}");

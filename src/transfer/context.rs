@@ -84,6 +84,15 @@ impl Context<'_> {
         Ok(Committed::New(digest, size_bytes))
     }
 
+    /// Forgets a blob that was lost, where this import keeps none: then nobody misses it any more.
+    pub(crate) fn forget_unwanted(&self, digest: &Digest) -> Result<()> {
+        let metadata = self.store.metadata();
+        match metadata.blob_get(digest)? {
+            Some(_) => metadata.blob_forget_lost(digest, || Ok(self.store.content().stat(digest)?.is_none())),
+            None => Ok(()),
+        }
+    }
+
     /// Writes a manifest, an index or a configuration, unless it is there or another import is at it.
     ///
     /// It is stored under the digest that others know it by, which need not be a SHA-256.

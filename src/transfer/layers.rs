@@ -251,6 +251,7 @@ fn claim_blob(context: &Context<'_>, layer: &mut Layer) -> Result<(Option<BlobTo
         return Ok((None, None));
     }
     if context.options.discard_blobs {
+        context.forget_unwanted(&digest)?;
         return Ok((None, None));
     }
     if layer.stalled {

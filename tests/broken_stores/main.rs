@@ -13,7 +13,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use support::image::{Image, Pack, file, image, layer};
 use support::listing::listing;
-use support::run::{Ran, transload};
+use support::run::{Ran, command, run_with_input, transload};
 use support::scratch;
 use transload::metadata::{Labels, Metadata, OpenMode};
 
@@ -183,13 +183,13 @@ const GALLERY: [Broken; 18] = [
     (
         "a missing layer blob",
         |house| fs::remove_file(house.layer_blob(0)).expect("removes"),
-        &["blob_missing found"],
+        &["blob_missing needs_import"],
         &["blob_missing needs_import"],
     ),
     (
         "a missing manifest",
         |house| fs::remove_file(house.blob(&house.image.manifest_bytes())).expect("removes"),
-        &["blob_missing found"],
+        &["blob_missing needs_import"],
         &["blob_missing needs_import"],
     ),
     (
@@ -316,6 +316,8 @@ fn a_bad_blob_names_its_images_and_is_kept() {
     let message = said["message"].as_str().unwrap_or_default();
     assert!(message.contains("an earlier check put it away as quarantine/blob-sha256-"), "{said}");
     assert_eq!(said["mend"], "transload import the archive of these images again");
+    fs::remove_dir_all(house.store().join("quarantine")).expect("removes");
+    assert_eq!(house.says(&[]), ["blob_missing needs_import"], "also by one who has no quarantine any more");
     assert_eq!(house.unpacked("meanwhile"), house.before, "the image can still be mounted");
     house.import(&[]).ok();
     house.is_as_before();
@@ -333,6 +335,55 @@ fn a_blob_that_was_put_away_is_not_missed_once_it_is_not_wanted() {
     flip(&house.layer_blob(1), 20);
     house.says(&["--repair"]);
     assert_eq!(house.says(&[]), [] as [&str; 0], "no image needs it");
+}
+
+#[test]
+fn a_missing_blob_is_told_by_every_check_until_it_is_imported_again() {
+    let blobs: [fn(&House) -> PathBuf; 3] = [
+        |house| house.layer_blob(0),
+        |house| house.blob(&house.image.config_bytes()),
+        |house| house.blob(&house.image.manifest_bytes()),
+    ];
+    for blob in blobs {
+        let house = House::new(&[]);
+        let blob = blob(&house);
+        let bytes = fs::read(&blob).expect("reads");
+        fs::remove_file(&blob).expect("removes");
+        for options in [&[][..], &["--repair"], &[], &["--quick"], &["--repair"], &[]] {
+            assert_eq!(house.says(options), ["blob_missing needs_import"], "{options:?}");
+        }
+        let said = transload(&house.store(), ["fsck"]).text();
+        assert!(said.contains("missing  blob ") && said.contains("needed by  example.com/app:1"), "{said}");
+        house.import(&[]).ok();
+        assert_eq!(fs::read(&blob).expect("it is there again"), bytes);
+        house.is_as_before();
+    }
+}
+
+#[test]
+fn a_missing_blob_is_told_no_more_once_no_image_needs_it() {
+    let house = House::new(&[]);
+    let lose = || {
+        house.import(&[]).ok();
+        fs::remove_file(house.layer_blob(0)).expect("removes");
+        assert_eq!(house.says(&["--repair"]), ["blob_missing needs_import"]);
+    };
+    lose();
+    house.import(&["--discard-blobs"]).ok();
+    assert_eq!(house.says(&[]), [] as [&str; 0], "the image was imported without it");
+    lose();
+    let archive = fs::read(house.dir.path().join("app.tar")).expect("reads");
+    run_with_input(&mut command(&house.store(), ["import", "--discard-blobs", "-"]), &archive).ok();
+    assert_eq!(house.says(&[]), [] as [&str; 0], "nor from a stream");
+    assert!(!house.layer_blob(0).exists());
+    lose();
+    transload(&house.store(), ["rm", "--grace", "1h", "example.com/app:1"]).ok();
+    assert_eq!(house.says(&["--repair"]), [] as [&str; 0], "the image is removed");
+    transload(&house.store(), ["restore", "example.com/app:1"]).ok();
+    assert_eq!(house.says(&[]), ["blob_missing needs_import"], "and is back");
+    transload(&house.store(), ["rm", "example.com/app:1"]).ok();
+    transload(&house.store(), ["gc"]).ok();
+    assert_eq!(house.leftovers(), [] as [&str; 0]);
 }
 
 #[test]
@@ -398,7 +449,7 @@ fn a_quick_check_reads_no_content() {
     flip(&house.layer_blob(0), 200);
     assert_eq!(house.says(&["--quick"]), [] as [&str; 0]);
     fs::remove_file(house.layer_blob(0)).expect("removes");
-    assert_eq!(house.says(&["--quick"]), ["blob_missing found"]);
+    assert_eq!(house.says(&["--quick"]), ["blob_missing needs_import"]);
 }
 
 #[test]

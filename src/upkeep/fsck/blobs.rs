@@ -27,7 +27,6 @@ impl Check<'_> {
     /// Every blob and every tree, many at once, the largest first.
     pub(super) fn contents(&self) -> Result<()> {
         self.lost_blobs()?;
-        self.put_away_before()?;
         let jobs = self.jobs()?;
         let size_bytes = self.facts.blobs_on_disk.values().sum();
         self.event(Event::CheckStarted { blobs: self.facts.blobs_on_disk.len() as u64, size_bytes });
@@ -90,43 +89,24 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Blobs that an earlier check put away and no import has brought back since. After one that keeps no blobs it is known
-    /// again what they unpack to, and they are missed no more.
-    fn put_away_before(&self) -> Result<()> {
-        for (digest, place) in quarantine::blobs(self.store)? {
-            let metadata = self.store.metadata();
-            let is_needed = !self.facts.users_of_blob(&digest).is_empty();
-            let known = metadata.layer_get(&digest)?.is_some() || metadata.blob_get(&digest)?.is_some();
-            if is_needed && !known && self.store.content().stat(&digest)?.is_none() {
-                let message = format!("it was damaged, and an earlier check put it away as {place}");
-                self.blob_problem(ProblemKind::BlobMissing, &digest, message, ProblemState::NeedsImport);
-            }
-        }
-        Ok(())
-    }
-
     fn is_forgotten(&self, digest: &Digest) -> Result<bool> {
         Ok(!self.store.metadata().blobs()?.iter().any(|row| row.digest == *digest))
     }
 
+    /// Its row stays, so that every check tells of it until an import has brought it back, or one that keeps no blobs has
+    /// forgotten it. What nobody needs goes with the next collection, which knows of graces and leases.
     fn missing_blob(&self, digest: &Digest) -> Result<()> {
-        let state = match self.options.repair {
-            false => ProblemState::Found,
-            true => {
-                self.store.metadata().blob_remove(&[*digest])?;
-                self.without(digest)
-            }
+        let message = match quarantine::blobs(self.store)?.get(digest) {
+            Some(place) => format!("it was damaged, and an earlier check put it away as {place}"),
+            None => "it is recorded and not there".to_string(),
         };
-        self.blob_problem(ProblemKind::BlobMissing, digest, "it is recorded and not there", state);
-        Ok(())
-    }
-
-    /// What is left to do once a blob is out of the way.
-    fn without(&self, digest: &Digest) -> ProblemState {
         match self.facts.users_of_blob(digest).is_empty() {
-            true => ProblemState::Repaired,
-            false => ProblemState::NeedsImport,
+            true => self.findings.leftover(format!("blob {digest}"), message, "transload gc"),
+            false => {
+                self.blob_problem(ProblemKind::BlobMissing, digest, message, ProblemState::NeedsImport);
+            }
         }
+        Ok(())
     }
 
     pub(super) fn blob_problem(
@@ -250,7 +230,7 @@ impl Check<'_> {
         Ok(false)
     }
 
-    /// Moves a bad blob to the quarantine and forgets it, so that an import writes it again.
+    /// Moves a bad blob to the quarantine, so that an import writes it again. Its row stays as long as an image needs it.
     fn put_away(&self, digest: &Digest) -> Result<ProblemState> {
         let ingests = self.store.content().ingests();
         let Some(place) = LockedDir::try_acquire(ingests, IngestRef::blob(digest).name())? else {
@@ -261,10 +241,13 @@ impl Check<'_> {
             .and_then(|blobs| durable::open_dir(blobs, digest.algorithm().name()))
             .map_err(|error| error.context(format!("cannot open {directory}")))?;
         self.quarantine.take(self.store, &directory, &digest.hex(), &label_of_blob(digest))?;
-        self.store.metadata().blob_remove(&[*digest])?;
+        let needed = !self.facts.users_of_blob(digest).is_empty();
+        if !needed {
+            self.store.metadata().blob_remove(&[*digest])?;
+        }
         // Empty; a leftover would be swept by gc.
         let _ = place.remove();
-        Ok(self.without(digest))
+        Ok(if needed { ProblemState::NeedsImport } else { ProblemState::Repaired })
     }
 
     /// Holds the size of sound bytes against the row.

@@ -49,7 +49,7 @@ pub enum ProblemState {
     Found,
     /// It is gone.
     Repaired,
-    /// What was bad is out of the way; an import of the images named brings it back.
+    /// What was bad is out of the way, or is not there at all; an import of the images named brings it back.
     NeedsImport,
     /// It could not be mended, and `mend` says why or how.
     Remains,
