@@ -399,7 +399,8 @@ impl Engine {
             let listener = meter::listener(metrics, false, &options.listener);
             let report = upkeep::gc(&self.inner.store, &GcOptions { listener, ..options.clone() })?;
             // There may be room enough to keep some of it again.
-            self.inner.store.make_room()?;
+            let kept = self.inner.store.make_room();
+            kept.map_err(|error| error.with_images_removed(report.images_removed.clone()))?;
             meter::gc(metrics, &report, started.elapsed());
             Ok(report)
         })

@@ -180,6 +180,7 @@ struct Inner {
     actual: Option<String>,
     trace_id: Option<TraceId>,
     holders: Vec<Holder>,
+    images_removed: Vec<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -195,6 +196,7 @@ impl Error {
             actual: None,
             trace_id: None,
             holders: Vec::new(),
+            images_removed: Vec::new(),
             source: None,
         }))
     }
@@ -251,6 +253,11 @@ impl Error {
         &self.0.holders
     }
 
+    /// The images that a collection had removed before it ended: names, or targets of unnamed ones.
+    pub fn images_removed(&self) -> &[String] {
+        &self.0.images_removed
+    }
+
     /// Adds what was being done, to what, where: `cannot publish blob sha256:3f…`.
     pub fn context(mut self, doing: impl Into<String>) -> Self {
         self.0.contexts.push(doing.into());
@@ -282,6 +289,12 @@ impl Error {
         self
     }
 
+    /// Adds the images that were removed before it came to this.
+    pub fn with_images_removed(mut self, names: Vec<String>) -> Self {
+        self.0.images_removed = names;
+        self
+    }
+
     /// Adds the cause.
     pub fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.0.source = Some(Box::new(source));
@@ -300,6 +313,7 @@ impl Error {
             actual: self.0.actual.clone(),
             trace_id: self.0.trace_id,
             holders: self.0.holders.clone(),
+            images_removed: self.0.images_removed.clone(),
             source: None,
         }))
     }

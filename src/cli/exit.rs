@@ -30,6 +30,9 @@ struct ErrorBody<'a> {
     /// Who holds what is busy; left out where nobody is known to.
     #[serde(skip_serializing_if = "<[Holder]>::is_empty")]
     holders: &'a [Holder],
+    /// What a collection had removed by then; left out where that is nothing.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    images_removed: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -54,13 +57,20 @@ pub fn report_on_stdout(error: &Error, as_json: bool) -> u8 {
 }
 
 fn body<'a>(error: &'a Error, message: &'a str) -> ErrorBody<'a> {
-    let (trace_id, holders) = (error.trace_id(), error.holders());
-    ErrorBody { kind: error.kind().name(), message, hint: hint(error), trace_id, holders }
+    ErrorBody {
+        kind: error.kind().name(),
+        message,
+        hint: hint(error),
+        trace_id: error.trace_id(),
+        holders: error.holders(),
+        images_removed: error.images_removed(),
+    }
 }
 
 /// The same for a failure that is not the library's, such as wrong usage.
 pub fn report_parts(kind: &str, message: &str, hint: Option<&str>, as_json: bool, style: &Style) {
-    print(&ErrorBody { kind, message, hint, trace_id: None, holders: &[] }, as_json, style);
+    let body = ErrorBody { kind, message, hint, trace_id: None, holders: &[], images_removed: &[] };
+    print(&body, as_json, style);
 }
 
 fn print(body: &ErrorBody<'_>, as_json: bool, style: &Style) {
@@ -68,6 +78,9 @@ fn print(body: &ErrorBody<'_>, as_json: bool, style: &Style) {
     let _ = writeln!(stderr, "{} {}", style.error("error:"), printable(body.message));
     for holder in body.holders {
         let _ = writeln!(stderr, "  {}", printable(&holder.to_string()));
+    }
+    for image in body.images_removed {
+        let _ = writeln!(stderr, "  removed {}", printable(image));
     }
     if let Some(hint) = body.hint {
         let _ = writeln!(stderr, "{} {}", style.hint("hint:"), printable(hint));

@@ -93,6 +93,9 @@ impl Log {
         if !error.holders().is_empty() {
             fields["holders"] = json!(error.holders());
         }
+        if !error.images_removed().is_empty() {
+            fields["images_removed"] = json!(error.images_removed());
+        }
         self.line(Level::Error, "error", fields);
     }
 

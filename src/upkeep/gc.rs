@@ -112,7 +112,8 @@ impl GcFailure {
 /// left to the next collection.
 const MARKS: usize = 50;
 
-/// Collects, while imports run. [`crate::ErrorKind::Busy`] while another collection does, unless asked to wait.
+/// Collects, while imports run. [`crate::ErrorKind::Busy`] while another collection does, unless asked to wait. The error of
+/// one that ends early has the images that it removed: [`Error::images_removed`].
 pub fn gc(store: &Store, options: &GcOptions) -> Result<GcReport> {
     let collected = trace::within(trace::verb!("gc", dry_run = options.dry_run, removed, bytes), |span| {
         let report = collect(store, options)?;
@@ -135,11 +136,18 @@ fn collect(store: &Store, options: &GcOptions) -> Result<GcReport> {
     let _at_work = store.gc_lock_shared(&options.cancel)?;
     let mut report = GcReport::default();
     let deferred = deferred::finish(store, options, &mut report)?;
-    policy::remove_chosen(store, options, &mut report)?;
-    remove_dead(store, options, &mut report)?;
-    policy::remove_until_free(store, options, &mut report)?;
+    if let Err(error) = remove(store, options, &mut report) {
+        return Err(error.with_images_removed(report.images_removed));
+    }
     report.failed.extend(deferred);
     Ok(report)
+}
+
+/// Images by the policies, and what is dead then.
+fn remove(store: &Store, options: &GcOptions, report: &mut GcReport) -> Result<()> {
+    policy::remove_chosen(store, options, report)?;
+    remove_dead(store, options, report)?;
+    policy::remove_until_free(store, options, report)
 }
 
 /// One collection of what is dead by now.

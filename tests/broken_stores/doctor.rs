@@ -4,8 +4,9 @@ use super::House;
 use super::rebuild::lose;
 use crate::support::run::transload;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use transload::metadata::{Labels, Metadata, OpenMode};
 
 /// What `doctor` says of the store: topics that are not good, and the command for each.

@@ -6,6 +6,7 @@
 mod support;
 
 mod full;
+mod policies;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
