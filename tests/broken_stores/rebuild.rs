@@ -7,6 +7,9 @@ use crate::support::run::transload;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
+use transload::metadata::Labels;
+use transload::snapshot::{SnapshotFile, SnapshotKind};
 
 /// How a database is lost.
 type Loss = (&'static str, fn(&Path));
@@ -92,6 +95,59 @@ fn what_is_damaged_besides_the_database_costs_nothing_else() {
     transload(&house.store(), ["inspect", "example.com/other:1"]).ok();
     house.import(&[]).ok();
     house.is_as_before();
+}
+
+/// Of the keys "a" and "b", begun in this order, the commit of one as "n" dies before its transaction, and then the other is
+/// committed. Gives their numbers.
+fn a_commit_dies_and_another_takes_the_name(house: &House, dies: &str, wins: &str) -> (u64, u64) {
+    let engine = transload::Engine::open(house.store(), Default::default()).expect("opens");
+    let (snapshots, none) = (engine.snapshots(), Labels::new());
+    for key in ["a", "b"] {
+        snapshots.prepare(key, None, &none).expect("prepares");
+        let row = snapshots.stat(key).expect("there");
+        fs::write(house.store().join(format!("snapshots/{}/fs/file", row.id)), key).expect("writes");
+    }
+    let row = snapshots.stat(dies).expect("there");
+    let file = SnapshotFile { name: "n".into(), kind: "committed".into(), ..SnapshotFile::of_row(&row) };
+    file.write(engine.store().root(), row.id).expect("writes");
+    let written = fs::File::open(house.store().join(format!("snapshots/{}/snapshot.json", row.id)));
+    let an_hour_ago = SystemTime::now() - Duration::from_secs(3600);
+    written.and_then(|file| file.set_modified(an_hour_ago)).expect("a time");
+    snapshots.commit("n", wins, &none, None).expect("commits");
+    snapshots.prepare("above", Some("n"), &none).expect("prepares");
+    (row.id, snapshots.stat("n").expect("there").id)
+}
+
+#[test]
+fn of_two_snapshots_of_one_name_the_committed_one_has_it_and_the_other_is_kept() {
+    for (options, dies, wins) in
+        [(&[][..], "a", "b"), (&[], "b", "a"), (&["--snapshotter", "plain"], "a", "b")]
+    {
+        let house = House::new(options);
+        let (died, committed) = a_commit_dies_and_another_takes_the_name(&house, dies, wins);
+        let kept = format!("interrupted-{died}");
+        for time in ["first", "second"] {
+            lose(&house.store(), |store| fs::remove_file(store.join("meta.db")).expect("removes"));
+            let (ran, json) = house.fsck(&["--rebuild"]);
+            assert_eq!((ran.code, &json["clean"]), (Some(0), &Value::Bool(true)), "{json}");
+            let told = json["rebuilt"]["lost"]
+                .to_string()
+                .contains(&format!("as n was interrupted: it is kept, active, as {kept}"));
+            assert_eq!(told, time == "first", "{json}");
+            let engine = transload::Engine::open(house.store(), Default::default()).expect("opens");
+            assert_eq!(engine.snapshots().stat("n").expect("there").id, committed);
+            assert_eq!(engine.snapshots().stat("above").expect("there").parent.as_deref(), Some("n"));
+            let row = engine.snapshots().stat(&kept).expect("kept");
+            assert_eq!((row.id, row.kind), (died, SnapshotKind::Active));
+        }
+        transload(&house.store(), ["gc"]).ok();
+        let file = fs::read_to_string(house.store().join(format!("snapshots/{died}/fs/file")));
+        assert_eq!(file.expect("reads"), dies);
+        let engine = transload::Engine::open(house.store(), Default::default()).expect("opens");
+        engine.snapshots().commit("another", &kept, &Labels::new(), None).expect("commits");
+        drop(engine);
+        house.is_as_before();
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod images;
 mod index;
 mod layer_pass;
 mod leftovers;
+mod namesakes;
 mod quarantine;
 mod rebuild;
 mod report;

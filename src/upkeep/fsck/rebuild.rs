@@ -7,6 +7,7 @@
 //! The new database is made under `ingest/` and takes its name when it is whole; the old one goes to the quarantine. A
 //! crash in between leaves a store without a database, which is refused until this has been run again.
 
+use super::namesakes::{self, Settled};
 use super::quarantine;
 use crate::archive::{self, Found, FoundManifest, MemberName, MemberStat, Members, Source};
 use crate::content::{ContentStore, HEAD_BYTES};
@@ -112,11 +113,12 @@ impl Place {
 
     /// Makes the new database in `at`. It is whole when this returns.
     fn fill(&self, at: &Path, rebuilt: &mut Rebuilt, cancel: &Cancel) -> Result<()> {
+        let snapshots = self.snapshots(rebuilt)?;
         // What is recorded here counts as durable.
         durable::sync_filesystem(&self.fd)?;
         let metadata = Metadata::open(at, OpenMode::Create)?;
         let trees = self.trees(rebuilt)?;
-        let snapshots = metadata.snapshots_restore(&self.snapshots(rebuilt)?)?;
+        let snapshots = metadata.snapshots_restore(&snapshots)?;
         rebuilt.snapshots = snapshots.len() as u64;
         let blobs = self.blobs(cancel)?;
         rebuilt.blobs = blobs.len() as u64;
@@ -168,15 +170,20 @@ impl Place {
     /// The rows that the directories describe, parents first.
     fn snapshots(&self, rebuilt: &mut Rebuilt) -> Result<Vec<SnapshotRow>> {
         let directories = durable::ensure_dir(&self.fd, "snapshots")?;
-        let mut rows = Vec::new();
+        let mut found = Vec::new();
         let ids: BTreeSet<u64> =
             names(&directories)?.iter().filter_map(|name| name.to_str().ok()?.parse().ok()).collect();
         for id in ids {
-            match SnapshotFile::read(&self.fd, id).and_then(|file| self.snapshot(id, file)) {
-                Ok(row) => rows.push(row),
+            let row = SnapshotFile::read(&self.fd, id).and_then(|file| self.snapshot(id, file));
+            match row.and_then(|row| Ok((row, namesakes::written(self.fd.as_fd(), id)?))) {
+                Ok(row) => found.push(row),
                 Err(error) => rebuilt.lost.push(format!("snapshots/{id}: {error}")),
             }
         }
+        let Settled { mut rows, interrupted } = namesakes::settle(found);
+        rebuilt.lost.extend(namesakes::rename(self.fd.as_fd(), &interrupted)?);
+        rows.extend(interrupted.into_iter().map(|(row, _)| row));
+        rows.sort_by_key(|row| row.id);
         let (sorted, orphans) = parents_first(rows);
         rebuilt
             .lost
