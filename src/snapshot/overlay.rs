@@ -172,8 +172,8 @@ impl Snapshotter for OverlaySnapshotter {
     }
 
     fn commit(&self, name: &str, key: &str, labels: &Labels, rebase: Option<&str>) -> Result<()> {
-        let committed = shelf::committing(name, || self.shelf.commit(name, key, labels, rebase).map(drop));
-        committed.doing(|| format!("cannot commit snapshot {key} as {name}"))
+        let commit = || self.shelf.commit(name, &self.shelf.take(key)?, labels, rebase).map(drop);
+        shelf::committing(name, commit).doing(|| format!("cannot commit snapshot {key} as {name}"))
     }
 
     fn remove(&self, key: &str) -> Result<()> {

@@ -81,19 +81,18 @@ impl PlainSnapshotter {
     }
 
     /// One prepared above nothing gets its parent's files below its own.
-    fn rebase(&self, key: &str, parent: &str) -> Result<()> {
-        let row = self.shelf.get(key)?;
+    fn rebase(&self, row: &SnapshotRow, parent: &str) -> Result<()> {
         if row.kind != SnapshotKind::Active || row.parent.is_some() {
             // Nothing to copy, or the transaction refuses it.
             return Ok(());
         }
         let below = self.shelf.parent_chain(Some(parent))?;
         let mut merged = self.stack_of(below.first());
-        merged.push_top(self.layer(&row));
+        merged.push_top(self.layer(row));
         let staged = self.shelf.stage()?;
         let to = staged.make_dir("fs")?;
         copy_stack(&merged, to.as_fd(), &[], &self.options, &Cancel::new())?;
-        let place = Shelf::place(&row, "fs");
+        let place = Shelf::place(row, "fs");
         // The old one ends up in the staging place and goes with it.
         rustix::fs::renameat_with(staged.fd(), "fs", &self.shelf.base, place, RenameFlags::EXCHANGE)
             .doing(|| "cannot put the merged files into place")
@@ -143,10 +142,11 @@ impl Snapshotter for PlainSnapshotter {
             if self.shelf.metadata.snapshot_get(name)?.is_some() {
                 return Err(Error::new(ErrorKind::AlreadyExists, format!("snapshot {name} exists already")));
             }
+            let taken = self.shelf.take(key)?;
             if let Some(parent) = rebase {
-                self.rebase(key, parent)?;
+                self.rebase(&taken.row, parent)?;
             }
-            self.shelf.commit(name, key, labels, rebase).map(drop)
+            self.shelf.commit(name, &taken, labels, rebase).map(drop)
         };
         shelf::committing(name, commit).doing(|| format!("cannot commit snapshot {key} as {name}"))
     }

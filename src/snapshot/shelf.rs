@@ -15,12 +15,13 @@ use crate::oci::{ChainId, DiffId};
 use crate::parallel::{Cancel, failpoint};
 use crate::trace;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{self, AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The version of `snapshot.json`.
 const VERSION: u32 = 1;
@@ -268,22 +269,40 @@ impl Shelf {
         self.metadata.snapshot_get(name)?.map(|row| self.is_complete(&row)).transpose()
     }
 
+    /// Takes the snapshot of this key for a commit, so that nobody else commits it meanwhile: its file is written before its
+    /// row, and two would write over each other. Waits for another; [`ErrorKind::Busy`] if that takes too long.
+    pub fn take(&self, key: &str) -> Result<Taken> {
+        loop {
+            let row = self.get(key)?;
+            let dir = durable::open_dir(&self.snapshots, &row.id.to_string())?;
+            if !lock(&dir).doing(|| format!("cannot lock snapshots/{}", row.id))? {
+                let message = format!("someone else has been committing snapshot {key} for {PATIENCE:?}");
+                return Err(Error::new(ErrorKind::Busy, message));
+            }
+            // Whoever had it may have committed it, and the key may have been given anew.
+            let now = self.get(key)?;
+            if now.id == row.id {
+                return Ok(Taken { row: now, _lock: dir });
+            }
+        }
+    }
+
     /// Measures an active snapshot and turns it into a committed one.
     pub fn commit(
         &self,
         name: &str,
-        key: &str,
+        taken: &Taken,
         labels: &Labels,
         rebase: Option<&str>,
     ) -> Result<SnapshotRow> {
-        let row = self.get(key)?;
-        let usage = self.measure(&row)?;
+        let (row, key) = (&taken.row, &taken.row.key);
+        let usage = self.measure(row)?;
         let is_active = row.kind == SnapshotKind::Active;
         if is_active && name != row.key {
             self.check_free(name)?;
         }
         let committed = self
-            .announce(&row, name, rebase)
+            .announce(row, name, rebase)
             .and_then(|()| self.metadata.snapshot_commit(key, name, usage, labels, rebase.map(Some)));
         if committed.is_err() && is_active {
             self.describe(row.id);
@@ -406,6 +425,31 @@ pub(super) fn preparing<T>(
 /// Commits an active snapshot inside its span.
 pub(super) fn committing<T>(name: &str, commit: impl FnOnce() -> Result<T>) -> Result<T> {
     trace::within(trace::stage!("snapshot.commit", key = name, parent, existing = false), |_| commit())
+}
+
+/// A snapshot that one caller is about to commit, until this is dropped or the process ends.
+pub(super) struct Taken {
+    pub row: SnapshotRow,
+    /// Its directory, with a `flock`.
+    _lock: OwnedFd,
+}
+
+/// A commit is one wait for the disk. Who takes longer was stopped.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether a directory could be locked in time. Also the child of a `fork` holds a lock, until it executes something, so one
+/// look would not do.
+fn lock(dir: &OwnedFd) -> Result<bool> {
+    let (begun, mut pause) = (Instant::now(), Duration::from_millis(1));
+    loop {
+        match fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK) if begun.elapsed() > PATIENCE => return Ok(false),
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(pause),
+            Err(errno) => return Err(errno.into()),
+        }
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
 }
 
 /// What [`Shelf::commit_layer`] records of a layer.

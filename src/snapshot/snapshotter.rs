@@ -34,7 +34,8 @@ pub trait Snapshotter: Send + Sync {
     fn view(&self, key: &str, parent: Option<&str>, labels: &Labels) -> Result<Vec<Mount>>;
 
     /// Turns the active snapshot `key` into the committed one `name`. Its labels are replaced by those given. With
-    /// `rebase`, one prepared without a parent gets it now.
+    /// `rebase`, one prepared without a parent gets it now. Who commits a key that someone else is committing waits for that, and gets
+    /// [`crate::ErrorKind::Busy`] after a minute.
     fn commit(&self, name: &str, key: &str, labels: &Labels, rebase: Option<&str>) -> Result<()>;
 
     /// Removes a snapshot that has no children. The second time it is [`crate::ErrorKind::NotFound`].

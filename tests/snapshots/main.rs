@@ -1,6 +1,9 @@
 //! Snapshots end to end: layers extracted for real, put into chains by both snapshotters, mounted both ways and unpacked.
 //! All of these ways have to show one and the same tree, and the snapshotters keep one contract.
 
+mod commits;
+
+#[path = "../support/mod.rs"]
 mod support;
 
 use rustix::fd::AsFd;
