@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use transload::archive::{Found, KeptDocuments, MemberKind, Source, Stream, find_images, open};
 use transload::io::codec::Codec;
-use transload::{Input, Limits, Result, parallel::Budget};
+use transload::{Cancel, Input, Limits, Result, parallel::Budget};
 
 fn limits() -> Limits {
     Limits { json_bytes: 64 << 10, descriptors: 500, ..Limits::default() }
@@ -71,14 +71,14 @@ pub fn run(data: &[u8]) {
     }
     let (limits, budget) = (limits(), Budget::new(0));
     let once = std::io::Cursor::new(data.clone());
-    let stream = open(Input::Reader { name: "a stream".into(), reader: Box::new(once) }, &limits, &budget);
+    let stream = open(Input::Reader { name: "a stream".into(), reader: Box::new(once) }, &limits, &budget, &Cancel::new());
     let streamed = stream.and_then(|source| match source {
         Source::Stream(mut stream) => kept(&mut stream),
         Source::Seekable(_) => unreachable!("a reader cannot seek"),
     });
     let streamed = streamed.and_then(|kept| find_images(&kept, &limits));
     let file = Input::File { name: "a file".into(), file: memory_file(&data) };
-    let Ok(Source::Seekable(archive)) = open(file, &limits, &budget) else { return };
+    let Ok(Source::Seekable(archive)) = open(file, &limits, &budget, &Cancel::new()) else { return };
     let seeked = find_images(&archive, &limits);
     if let Ok(found) = &seeked {
         read_layers(&archive, found);

@@ -4,7 +4,7 @@ use super::{Seekable, Stream};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::codec::{Codec, SNIFF_BYTES};
 use crate::limits::Limits;
-use crate::parallel::{Budget, failpoint};
+use crate::parallel::{Budget, Cancel, failpoint};
 use rustix::fd::BorrowedFd;
 use std::fs::File;
 use std::io::{self, Read};
@@ -69,21 +69,22 @@ impl Source {
 }
 
 /// Opens an archive. Of a plain tar the headers are read here; what is not a tar or too short is refused.
-pub fn open(input: Input, limits: &Limits, budget: &Budget) -> Result<Source> {
+/// A stream that waits for memory, now or later, stops where `cancel` says so.
+pub fn open(input: Input, limits: &Limits, budget: &Budget, cancel: &Cancel) -> Result<Source> {
     match input {
-        Input::Path(path) => open_file(File::open(path)?, limits, budget),
-        Input::File { file, .. } => open_file(file, limits, budget),
-        Input::Reader { reader, .. } => open_stream(reader, None, limits, budget),
+        Input::Path(path) => open_file(File::open(path)?, limits, budget, cancel),
+        Input::File { file, .. } => open_file(file, limits, budget, cancel),
+        Input::Reader { reader, .. } => open_stream(reader, None, limits, budget, cancel),
     }
 }
 
-fn open_file(file: File, limits: &Limits, budget: &Budget) -> Result<Source> {
+fn open_file(file: File, limits: &Limits, budget: &Budget, cancel: &Cancel) -> Result<Source> {
     let metadata = file.metadata()?;
     if metadata.is_dir() {
         return Seekable::directory(file.into()).map(Source::Seekable);
     }
     if !metadata.is_file() {
-        return open_stream(Box::new(file), None, limits, budget);
+        return open_stream(Box::new(file), None, limits, budget, cancel);
     }
     let mut head = [0; SNIFF_BYTES];
     let mut filled = 0;
@@ -103,7 +104,7 @@ fn open_file(file: File, limits: &Limits, budget: &Budget) -> Result<Source> {
         _ => {
             // An inherited descriptor may stand anywhere.
             rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
-            open_stream(Box::new(file), Some(metadata.len()), limits, budget)
+            open_stream(Box::new(file), Some(metadata.len()), limits, budget, cancel)
         }
     }
 }
@@ -113,6 +114,7 @@ fn open_stream(
     size_bytes: Option<u64>,
     limits: &Limits,
     budget: &Budget,
+    cancel: &Cancel,
 ) -> Result<Source> {
     reader = failpoint::reader("archive.read", reader);
     let mut head = Vec::with_capacity(SNIFF_BYTES);
@@ -122,7 +124,7 @@ fn open_stream(
     }
     let codec = Codec::sniff(&head);
     let whole = Box::new(io::Cursor::new(head).chain(reader));
-    Stream::new(codec, whole, size_bytes, limits, budget).map(Source::Stream)
+    Stream::new(codec, whole, size_bytes, limits, budget, cancel).map(Source::Stream)
 }
 
 fn empty() -> Error {

@@ -36,12 +36,13 @@ impl Stream {
         size_bytes: Option<u64>,
         limits: &Limits,
         budget: &Budget,
+        cancel: &Cancel,
     ) -> Result<Self> {
         let passed = Arc::new(AtomicU64::new(0));
         let counted = Counted { inner: input, passed: passed.clone() };
         let plain: Box<dyn Read + Send> = match codec {
             Codec::None => Box::new(counted),
-            codec => decoder(codec, BufReader::with_capacity(BUFFER_BYTES, counted), budget, &Cancel::new())?,
+            codec => decoder(codec, BufReader::with_capacity(BUFFER_BYTES, counted), budget, cancel)?,
         };
         let tar = TarReader::new(BufReader::with_capacity(BUFFER_BYTES, plain), limits);
         Ok(Stream {

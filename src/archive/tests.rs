@@ -5,7 +5,7 @@ use super::*;
 use crate::error::{ErrorKind, Result};
 use crate::limits::Limits;
 use crate::oci::{DiffId, Digest};
-use crate::parallel::Budget;
+use crate::parallel::{Budget, Cancel};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{Cursor, Read, Write};
@@ -89,17 +89,21 @@ fn budget() -> Budget {
     Budget::new(64 << 20)
 }
 
+fn read(input: Input) -> Result<Source> {
+    open(input, &Limits::default(), &budget(), &Cancel::new())
+}
+
 fn open_seekable(bytes: &[u8]) -> Result<Seekable> {
     let mut file = tempfile::tempfile().expect("a temporary file");
     file.write_all(bytes).expect("space");
-    match open(Input::File { name: "test".into(), file }, &Limits::default(), &budget())? {
+    match read(Input::File { name: "test".into(), file })? {
         Source::Seekable(archive) => Ok(archive),
         Source::Stream(_) => panic!("a plain tar is seekable"),
     }
 }
 
 fn passed(reader: Box<dyn Read + Send>) -> Result<KeptDocuments> {
-    let source = open(Input::Reader { name: "test".into(), reader }, &Limits::default(), &budget())?;
+    let source = read(Input::Reader { name: "test".into(), reader })?;
     let Source::Stream(mut stream) = source else { panic!("a reader is a stream") };
     let mut documents = KeptDocuments::default();
     while let Some(mut member) = stream.next_member()? {
@@ -152,7 +156,7 @@ fn what_other_tools_wrote_is_found_as_skopeo_sees_it() {
     let expected: Value = serde_json::from_slice(&expected).expect("JSON");
     for (name, archive) in expected["archives"].as_object().expect("archives") {
         let path = dir.join(name);
-        let found = match open(Input::Path(path.clone()), &Limits::default(), &budget()).expect(name) {
+        let found = match read(Input::Path(path.clone())).expect(name) {
             Source::Seekable(archive) => find_images(&archive, &Limits::default()),
             Source::Stream(_) => {
                 let file = std::fs::File::open(&path).expect(name);
@@ -506,14 +510,23 @@ fn members_are_read_by_range_and_by_several_at_once() {
 }
 
 #[test]
+fn who_waits_for_memory_to_unpack_an_archive_can_be_cancelled() {
+    let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 9);
+    encoder.write_all(&Archive::new().file("a", b"x").bytes()).expect("memory");
+    let reader = Box::new(Cursor::new(encoder.finish().expect("memory")));
+    let (budget, cancel) = (Budget::new(128 << 20), Cancel::new());
+    let _all = budget.try_buy(128 << 20).expect("nobody has any");
+    let source = open(Input::Reader { name: "t".into(), reader }, &Limits::default(), &budget, &cancel);
+    let Ok(Source::Stream(mut stream)) = source else { panic!("a stream") };
+    cancel.cancel();
+    assert_eq!(stream.next_member().map(drop).expect_err("no memory").kind(), ErrorKind::Cancelled);
+}
+
+#[test]
 fn peeking_consumes_nothing() {
     let data: Vec<u8> = (0..500_000u32).flat_map(u32::to_le_bytes).collect();
     let bytes = Archive::new().file("a", &data).file("b", "after").bytes();
-    let source = open(
-        Input::Reader { name: "t".into(), reader: Box::new(Cursor::new(bytes)) },
-        &Limits::default(),
-        &budget(),
-    );
+    let source = read(Input::Reader { name: "t".into(), reader: Box::new(Cursor::new(bytes)) });
     let Ok(Source::Stream(mut stream)) = source else { panic!("a stream") };
     let mut member = stream.next_member().expect("a").expect("a");
     assert_eq!(member.peek(64 << 10).expect("ahead"), &data[..64 << 10]);
@@ -542,7 +555,7 @@ fn a_layout_directory_is_read_without_following_links() {
         std::fs::write(dir.path().join(blob(bytes)), bytes).expect("space");
     }
     std::fs::write(dir.path().join("index.json"), index(vec![descriptor(MANIFEST, &image)])).expect("space");
-    let opened = || match open(Input::Path(dir.path().into()), &Limits::default(), &budget()) {
+    let opened = || match read(Input::Path(dir.path().into())) {
         Ok(Source::Seekable(archive)) => archive,
         _ => panic!("a directory is seekable"),
     };

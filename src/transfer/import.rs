@@ -59,7 +59,7 @@ pub fn import(
     let audit = Audit::new(progress, options.audit);
     let run = |span: &Span| {
         store.check_room()?;
-        let source = open(input, options, resources)?;
+        let source = open(input, options, resources, cancel)?;
         let size_bytes = source.size_bytes();
         span.record("size_bytes", size_bytes);
         audit.event(&Event::ImportStarted { archive: name.clone(), size_bytes, trace_id });
@@ -95,15 +95,15 @@ pub fn plan_import(
     let name = input.name();
     let audit = Audit::new(progress, false);
     let run = || {
-        let source = archive::open(input, &options.limits, resources.budget)?;
+        let source = archive::open(input, &options.limits, resources.budget, cancel)?;
         Import::start(store, resources, options, &audit, cancel)?.preview(source)
     };
     run().doing(|| format!("cannot plan the import of {name}"))
 }
 
-fn open(input: Input, options: &ImportOptions, resources: &Resources<'_>) -> Result<Source> {
+fn open(input: Input, options: &ImportOptions, resources: &Resources<'_>, cancel: &Cancel) -> Result<Source> {
     trace::within(trace::stage!("open", stream), |span| {
-        let source = archive::open(input, &options.limits, resources.budget)?;
+        let source = archive::open(input, &options.limits, resources.budget, cancel)?;
         span.record("stream", matches!(source, Source::Stream(_)));
         Ok(source)
     })

@@ -101,10 +101,11 @@ impl Place {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = fs::open(root, flags, Mode::empty())?;
         let alone = crate::store::lock_alone(fd.as_fd())?;
+        let input = archive::Input::Path(root.into());
         Ok(Place {
             content: ContentStore::open(fd.as_fd())?,
             trees: Trees::open(fd.as_fd())?,
-            source: archive::open(archive::Input::Path(root.into()), &Limits::default(), &Budget::new(0))?,
+            source: archive::open(input, &Limits::default(), &Budget::new(0), &Cancel::new())?,
             mounts: mount::list(root).unwrap_or_default(),
             _alone: alone,
             fd,
