@@ -64,13 +64,13 @@ limits! {
     extension_bytes: u64 = 1 << 20;
     /// The most entries in a layer.
     layer_entries: u64 = 20_000_000;
-    /// The most uncompressed bytes in a layer.
+    /// The most uncompressed bytes in a layer; its blob may not be larger either.
     layer_bytes: u64 = 1 << 42;
     /// The memory that the directories, deletions and links of one layer may take, in bytes. A real layer of a hundred thousand
     /// directories needs some 20 MiB.
     layer_lists_bytes: usize = 256 << 20;
-    /// How much of the space that is free when an import begins its layers may take, in percent. What is left keeps everybody
-    /// else on that disk going while a bomb is found out; one of nothing but zeros takes no space.
+    /// How much of the space that is free when an import begins it may take, in percent: blobs, layers, and what chains of them need.
+    /// What is left keeps everybody else on that disk going while a bomb is found out.
     free_space_percent: u64 = 95;
     /// The most data regions in a sparse file.
     sparse_regions: usize = 100_000;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use transload::metadata::{Metadata, OpenMode};
 use transload::mount::{self, MountMethod, MountOptions};
-use transload::snapshot::{Labels, OverlaySnapshotter, Snapshotter, Trees};
+use transload::snapshot::{Bounds, Labels, OverlaySnapshotter, Snapshotter, Trees};
 use transload::tree::{PathBytes, TreeRecord, WhiteoutForm};
 use transload::{Cancel, ChainId, DiffId, Digest, ErrorKind};
 
@@ -55,8 +55,8 @@ fn mounts_hide_what_user_marks_delete(dir: &Path) {
         (vec![PathBytes::new("deleted")], vec![PathBytes::new("d")])
     });
     let parent = ChainId::above(None, &lower);
-    snapshots.commit_layer(None, &lower, &Labels::new()).expect("commits");
-    snapshots.commit_layer(Some(&parent), &upper, &Labels::new()).expect("commits");
+    snapshots.commit_layer(None, &lower, &Labels::new(), &Bounds::default()).expect("commits");
+    snapshots.commit_layer(Some(&parent), &upper, &Labels::new(), &Bounds::default()).expect("commits");
     let name = parent.child(&upper).to_string();
     let view = snapshots.view("view", Some(&name), &Labels::new()).expect("a view");
     let active = snapshots.prepare("active", Some(&name), &Labels::new()).expect("prepares");

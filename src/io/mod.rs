@@ -1,10 +1,11 @@
 //! Tools that touch bytes and files and know nothing of images: codecs, digests, durable writes, locked directories,
-//! the tar reader.
+//! the tar reader, the space that is left to others.
 
 pub mod codec;
 pub mod digesting;
 pub mod durable;
 mod gzip;
+pub mod headroom;
 mod inflate;
 pub mod locked;
 pub mod remove;

@@ -14,6 +14,7 @@ use super::side_list::{Directory, SideList};
 use super::whiteout::{Whiteout, is_inside_metadata, whiteout_of};
 use super::{Applied, ApplyOptions, Ownership};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::io::headroom::{Headroom, INODE_BYTES};
 use crate::io::tar::{Entry, EntryKind, TarInput, TarReader};
 use crate::limits::Limits;
 use crate::parallel::{Cancel, failpoint};
@@ -24,9 +25,6 @@ use rustix::io::Errno;
 
 /// How many bytes pass between two reports and looks at the cancellation token.
 const REPORT_EVERY: u64 = 128 << 10;
-
-/// How many between two looks at the space that is left.
-const LOOK_EVERY: u64 = 1 << 20;
 /// How often links to links that come later are looked at again.
 const LINK_ROUNDS: usize = 16;
 /// The longest name of Linux's filesystems.
@@ -60,7 +58,7 @@ fn extract<R: TarInput>(
 ) -> Result<(Applied, R)> {
     let mut reader = TarReader::new(input, &options.limits);
     let mut tree = Tree::open(fs, options, beside).doing(|| "cannot prepare the directory of a layer")?;
-    let mut ticker = Ticker { cancel, advanced, reported: 0, fs, keep_free_bytes: options.keep_free_bytes };
+    let mut ticker = Ticker { cancel, advanced, reported: 0, headroom: &options.headroom };
     while let Some(mut entry) = reader.next_entry()? {
         tree.check_limits(&entry)?;
         let path = clean_path(std::mem::take(&mut entry.path), &options.limits)?;
@@ -75,13 +73,12 @@ fn extract<R: TarInput>(
     Ok((tree.finish()?, reader.into_inner()))
 }
 
-/// Tells the caller how far reading has come, and stops when asked to.
+/// Tells the caller how far reading has come, and stops when asked to or where space ends.
 struct Ticker<'a> {
     cancel: &'a Cancel,
     advanced: &'a mut dyn FnMut(u64),
     reported: u64,
-    fs: BorrowedFd<'a>,
-    keep_free_bytes: u64,
+    headroom: &'a Headroom,
 }
 
 impl Ticker<'_> {
@@ -94,30 +91,11 @@ impl Ticker<'_> {
 
     fn report(&mut self, position: u64) -> Result<()> {
         self.cancel.check()?;
-        if position / LOOK_EVERY != self.reported / LOOK_EVERY {
-            self.check_free()?;
-        }
+        self.headroom.spend(position - self.reported)?;
         (self.advanced)(position - self.reported);
         self.reported = position;
         Ok(())
     }
-
-    fn check_free(&self) -> Result<()> {
-        if self.keep_free_bytes == 0 {
-            return Ok(());
-        }
-        let stat = fs::fstatvfs(self.fs)?;
-        match stat.f_bavail.saturating_mul(stat.f_frsize) < self.keep_free_bytes {
-            true => Err(too_little_left()),
-            false => Ok(()),
-        }
-    }
-}
-
-fn too_little_left() -> Error {
-    let message = "no space is left but the part of what was free that an import leaves to others";
-    Error::new(ErrorKind::NoSpace, message)
-        .with_hint("free some space, or let the import take all of it with --limit free-space-percent=100")
 }
 
 /// The path that an entry's name stands for, and a check of its shape. The usual name needs no copy.
@@ -245,6 +223,8 @@ impl<'a> Tree<'a> {
         let mut maker = MakeImplicit { list: &mut self.list, defaults: &self.defaults, made: 0 };
         let found = self.dirs.find(name, &mut maker);
         self.inodes += maker.made;
+        // One name may ask for hundreds of directories.
+        self.options.headroom.spend(maker.made * INODE_BYTES)?;
         found
     }
 

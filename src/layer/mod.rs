@@ -22,8 +22,10 @@ pub use attributes::{XattrVerdict, judge_xattr};
 pub use confine::{Confinement, ConfinementReport, confinement_support};
 pub use whiteout::{Whiteout, whiteout_of};
 
+use crate::io::headroom::Headroom;
 use crate::limits::Limits;
 use crate::tree::{TreeRecord, WhiteoutForm};
+use std::sync::Arc;
 
 /// What to do about owners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +45,8 @@ pub struct ApplyOptions {
     pub form: WhiteoutForm,
     /// What to do about owners.
     pub ownership: Ownership,
-    /// How much space must stay free on the filesystem, in bytes; the extraction ends where it does not.
-    pub keep_free_bytes: u64,
+    /// The space that is left to others; the extraction ends where it would be taken.
+    pub headroom: Arc<Headroom>,
     /// Whether what is in small files is written on a thread of its own, for a layer that has a core to spare.
     pub write_beside: bool,
 }
@@ -55,7 +57,7 @@ impl Default for ApplyOptions {
             limits: Limits::default(),
             form: WhiteoutForm::Trusted,
             ownership: Ownership::Keep,
-            keep_free_bytes: 0,
+            headroom: Arc::default(),
             write_beside: false,
         }
     }

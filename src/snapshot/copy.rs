@@ -9,6 +9,7 @@ use super::heal::LinkSource;
 use super::merge::{Node, Stack};
 use super::owners;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::io::headroom::{Headroom, INODE_BYTES};
 use crate::mount::IdMaps;
 use crate::parallel::{Cancel, Lanes, failpoint};
 use crate::tree::PathBytes;
@@ -19,6 +20,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
+use std::sync::Arc;
 
 /// How much is copied between two looks at the cancellation token.
 const CHUNK_BYTES: u64 = 16 << 20;
@@ -34,11 +36,13 @@ pub struct CopyOptions {
     pub lenient: bool,
     /// Copies belong to others than the originals.
     pub owners: Option<IdMaps>,
+    /// The space that is left to others; what shares its data with the original takes none.
+    pub headroom: Arc<Headroom>,
 }
 
 impl Default for CopyOptions {
     fn default() -> Self {
-        CopyOptions { threads: 1, lenient: false, owners: None }
+        CopyOptions { threads: 1, lenient: false, owners: None, headroom: Arc::default() }
     }
 }
 
@@ -189,7 +193,7 @@ pub fn copy_stack(
     options: &CopyOptions,
     cancel: &Cancel,
 ) -> Result<CopyReport> {
-    let plan = Plan::make(from, to, cancel)?;
+    let plan = Plan::make(from, to, &options.headroom, cancel)?;
     let mut report = plan.report;
     let copier = Copier { from, to, options, cancel };
     let cancel_lanes = cancel.child();
@@ -200,13 +204,16 @@ pub fn copy_stack(
     let (_, reports) = Lanes::scope(options.threads, &cancel_lanes, || {}, work, feed)?;
     reports.iter().for_each(|copied| report.add(copied));
     for (path, target) in &plan.links {
+        cancel.check()?;
         copier.link(path, target)?;
     }
     for link in links {
+        cancel.check()?;
         copier.pending(link, &mut report)?;
     }
     // Children before parents, so that nothing changes a directory's times after they have been set.
     for dir in plan.directories.iter().rev() {
+        cancel.check()?;
         copier.finish_directory(dir, &mut report)?;
     }
     Ok(report)
@@ -222,12 +229,13 @@ struct Plan {
 
 impl Plan {
     /// Walks the source, makes the directories, and notes the rest.
-    fn make(from: &Stack, to: BorrowedFd<'_>, cancel: &Cancel) -> Result<Plan> {
+    fn make(from: &Stack, to: BorrowedFd<'_>, headroom: &Headroom, cancel: &Cancel) -> Result<Plan> {
         let mut plan = Plan::default();
         let mut groups: HashMap<(usize, u64), usize> = HashMap::new();
         from.walk(&mut |node| {
             cancel.check()?;
             if node.is_dir() {
+                headroom.spend(INODE_BYTES)?;
                 plan.report.inodes += 1;
                 plan.directories.push(node.clone());
                 return make_directory(to, node.path());
@@ -341,12 +349,13 @@ pub fn copy_node(
 ) -> Result<CopyReport> {
     let (lenient, maps) = (options.lenient, options.owners.as_ref());
     let mut report = CopyReport { inodes: 1, ..CopyReport::default() };
+    options.headroom.spend(INODE_BYTES)?;
     match node.file_type() {
         FileType::RegularFile => {
             let source = from.open(node)?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let target = fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
-            copy_data(&source, &target, cancel)?;
+            copy_data(&source, &target, &options.headroom, cancel)?;
             report.bytes = node.stat().st_size as u64;
             Attributes::read(&source)?.shown_as(maps)?.apply(target.as_fd(), lenient, &mut report)?;
         }
@@ -393,16 +402,17 @@ fn finish_special(
 }
 
 /// Copies the data of a regular file; holes stay holes.
-fn copy_data(source: &OwnedFd, target: &OwnedFd, cancel: &Cancel) -> Result<()> {
+fn copy_data(source: &OwnedFd, target: &OwnedFd, headroom: &Headroom, cancel: &Cancel) -> Result<()> {
     let size = fs::fstat(source)?.st_size as u64;
     if size == 0 || fs::ioctl_ficlone(target, source).is_ok() {
         return Ok(());
     }
     fs::ftruncate(target, size)?;
+    let copying = Copying { source, target, headroom, cancel };
     let mut offset = 0;
     while offset < size {
         let Some((start, end)) = next_data(source, offset, size)? else { break };
-        copy_range(source, target, start, end, cancel)?;
+        copying.range(start, end)?;
         offset = end;
     }
     Ok(())
@@ -419,39 +429,52 @@ fn next_data(source: &OwnedFd, offset: u64, size: u64) -> Result<Option<(u64, u6
     Ok((start < size).then_some((start, end.min(size))))
 }
 
-fn copy_range(source: &OwnedFd, target: &OwnedFd, start: u64, end: u64, cancel: &Cancel) -> Result<()> {
-    let (mut read_at, mut write_at) = (start, start);
-    while read_at < end {
-        cancel.check()?;
-        let want = (end - read_at).min(CHUNK_BYTES) as usize;
-        match fs::copy_file_range(source, Some(&mut read_at), target, Some(&mut write_at), want) {
-            // Shorter than it was: nobody changes a tree, so this is an I/O oddity; plain reading tells.
-            Ok(0) => return copy_by_hand(source, target, read_at, end, cancel),
-            Ok(_) => {}
-            Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL | Errno::PERM) => {
-                return copy_by_hand(source, target, read_at, end, cancel);
-            }
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Ok(())
+/// Data on its way from one file to another.
+struct Copying<'a> {
+    source: &'a OwnedFd,
+    target: &'a OwnedFd,
+    headroom: &'a Headroom,
+    cancel: &'a Cancel,
 }
 
-fn copy_by_hand(source: &OwnedFd, target: &OwnedFd, start: u64, end: u64, cancel: &Cancel) -> Result<()> {
-    let mut buffer = vec![0; 128 << 10];
-    let mut offset = start;
-    while offset < end {
-        cancel.check()?;
-        let want = ((end - offset) as usize).min(buffer.len());
-        let read = rustix::io::pread(source, &mut buffer[..want], offset)?;
-        if read == 0 {
-            return Err(Error::new(ErrorKind::Corrupt, "the file is shorter than it says"));
+impl Copying<'_> {
+    fn range(&self, start: u64, end: u64) -> Result<()> {
+        let (mut read_at, mut write_at) = (start, start);
+        while read_at < end {
+            self.cancel.check()?;
+            let want = (end - read_at).min(CHUNK_BYTES);
+            self.headroom.spend(want)?;
+            let (read, write) = (Some(&mut read_at), Some(&mut write_at));
+            match fs::copy_file_range(self.source, read, self.target, write, want as usize) {
+                // Shorter than it was: nobody changes a tree, so this is an I/O oddity; plain reading tells.
+                Ok(0) => return self.by_hand(read_at, end),
+                Ok(_) => {}
+                Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL | Errno::PERM) => {
+                    return self.by_hand(read_at, end);
+                }
+                Err(errno) => return Err(errno.into()),
+            }
         }
-        let mut written = 0;
-        while written < read {
-            written += rustix::io::pwrite(target, &buffer[written..read], offset + written as u64)?;
-        }
-        offset += read as u64;
+        Ok(())
     }
-    Ok(())
+
+    fn by_hand(&self, start: u64, end: u64) -> Result<()> {
+        let mut buffer = vec![0; 128 << 10];
+        let mut offset = start;
+        while offset < end {
+            self.cancel.check()?;
+            let want = ((end - offset) as usize).min(buffer.len());
+            self.headroom.spend(want as u64)?;
+            let read = rustix::io::pread(self.source, &mut buffer[..want], offset)?;
+            if read == 0 {
+                return Err(Error::new(ErrorKind::Corrupt, "the file is shorter than it says"));
+            }
+            let mut written = 0;
+            while written < read {
+                written += rustix::io::pwrite(self.target, &buffer[written..read], offset + written as u64)?;
+            }
+            offset += read as u64;
+        }
+        Ok(())
+    }
 }

@@ -6,16 +6,18 @@
 //! tree: the directories with the attributes they should show, the files as one copy under both names. A third thing is
 //! overlayfs's own: a whiteout that has nothing to delete is seen unless its directory is merged with another.
 
+use super::Bounds;
 use super::beneath;
 use super::copy::{Attributes, CopyOptions, CopyReport, copy_node};
 use super::merge::{Node, Stack, join};
 use crate::error::{Error, Result, ResultExt};
+use crate::io::headroom::INODE_BYTES;
 use crate::parallel::Cancel;
 use crate::tree::{PathBytes, PendingLink, TreeRecord, WhiteoutForm, split_path};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{self, AtFlags, Mode};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// A pending hard link, resolved in its chain.
@@ -35,17 +37,22 @@ pub struct LinkSource {
 ///
 /// The file is looked for in the chain below first, where it was when the layer was made, then in the layer itself. A
 /// target that is nowhere is [`crate::ErrorKind::Malformed`].
-pub fn resolve_links(record: &TreeRecord, merged: &Stack, parent: &Stack) -> Result<Vec<LinkSource>> {
+pub fn resolve_links(
+    record: &TreeRecord,
+    merged: &Stack,
+    parent: &Stack,
+    cancel: &Cancel,
+) -> Result<Vec<LinkSource>> {
     if record.pending_links.is_empty() {
         return Ok(Vec::new());
     }
     let (merged, parent) = (Arc::new(merged.clone()), Arc::new(parent.clone()));
-    let targets: HashMap<&PathBytes, &PathBytes> =
-        record.pending_links.iter().map(|link| (&link.path, &link.target)).collect();
+    let mut ends = Ends::of(&record.pending_links);
     let mut groups: HashMap<(bool, usize, Vec<u8>), Vec<u8>> = HashMap::new();
     let mut sources = Vec::new();
     for link in &record.pending_links {
-        let mut source = resolve_link(link, &targets, &merged, &parent)?;
+        cancel.check()?;
+        let mut source = resolve_link(link, ends.end_of(link), &merged, &parent)?;
         if source.shared.is_none() {
             // Not visible under its own name any more, but links to it are still one file.
             let below = Arc::ptr_eq(&source.stack, &parent);
@@ -60,24 +67,40 @@ pub fn resolve_links(record: &TreeRecord, merged: &Stack, parent: &Stack) -> Res
     Ok(sources)
 }
 
+/// Where the pending links of a layer, which may link to each other, lead to.
+struct Ends<'a>(HashMap<&'a PathBytes, &'a PathBytes>);
+
+impl<'a> Ends<'a> {
+    fn of(links: &'a [PendingLink]) -> Self {
+        Ends(links.iter().map(|link| (&link.path, &link.target)).collect())
+    }
+
+    /// What is no link of these; `None` where they go in a circle. What was passed on the way leads to the end at once from
+    /// then on, so that a chain is walked once, and not from each of its links.
+    fn end_of(&mut self, link: &'a PendingLink) -> Option<&'a PathBytes> {
+        let (mut at, mut passed) = (&link.target, Vec::new());
+        while let Some(next) = self.0.get(at).copied() {
+            if passed.len() == self.0.len() {
+                return None;
+            }
+            passed.push(at);
+            at = next;
+        }
+        self.0.extend(passed.into_iter().map(|path| (path, at)));
+        Some(at)
+    }
+}
+
+/// `end` is where the link leads to, see [`Ends`].
 fn resolve_link(
     link: &PendingLink,
-    targets: &HashMap<&PathBytes, &PathBytes>,
+    end: Option<&PathBytes>,
     merged: &Arc<Stack>,
     parent: &Arc<Stack>,
 ) -> Result<LinkSource> {
     let broken =
         |why: &str| Error::malformed(format!("{} is a hard link to {}, which {why}", link.path, link.target));
-    let mut target = &link.target;
-    for _ in 0..=targets.len() {
-        match targets.get(target) {
-            Some(next) => target = next,
-            None => break,
-        }
-    }
-    if targets.contains_key(target) {
-        return Err(broken("links back to it"));
-    }
+    let target = end.ok_or_else(|| broken("links back to it"))?;
     let found = |stack: &Arc<Stack>, node: Node, shared| LinkSource {
         path: link.path.clone(),
         shared,
@@ -114,19 +137,21 @@ pub fn heal(
     merged: &Stack,
     parent: &Stack,
     to: BorrowedFd<'_>,
-    cancel: &Cancel,
+    bounds: &Bounds,
 ) -> Result<Option<CopyReport>> {
-    let links = resolve_links(record, merged, parent)?;
-    let mut healer = Healer { merged, to, directories: BTreeMap::new(), report: CopyReport::default() };
+    let cancel = &bounds.cancel;
+    let links = resolve_links(record, merged, parent, cancel)?;
+    let copying = CopyOptions { headroom: Arc::clone(&bounds.headroom), ..CopyOptions::default() };
+    let (directories, report) = (BTreeMap::new(), CopyReport::default());
+    let mut healer =
+        Healer { merged, to, groups: groups(&links, merged, cancel)?, directories, copying, cancel, report };
     for path in &record.implicit {
         cancel.check()?;
         healer.implicit(path).doing(|| format!("cannot heal {path}"))?;
     }
-    let groups = groups(&links, merged)?;
     for link in &links {
         cancel.check()?;
-        let others = groups.get(&file_of(link)).map_or(&[][..], Vec::as_slice);
-        healer.link(link, others, cancel).doing(|| format!("cannot heal the hard link {}", link.path))?;
+        healer.link(link).doing(|| format!("cannot heal the hard link {}", link.path))?;
     }
     if record.form != WhiteoutForm::List {
         healer.marks(record)?;
@@ -145,13 +170,17 @@ fn file_of(link: &LinkSource) -> (usize, u64) {
 /// Names by file, see [`file_of`].
 type LinkGroups = HashMap<(usize, u64), Vec<Vec<u8>>>;
 
-/// The other names, in the merged tree, of linked files that have several: they stay one file with the link.
-fn groups(links: &[LinkSource], merged: &Stack) -> Result<LinkGroups> {
+/// The other names, in the merged tree, of linked files that have several: they stay one file with the link. A name that the layer
+/// links to something is not one of them any more.
+fn groups(links: &[LinkSource], merged: &Stack, cancel: &Cancel) -> Result<LinkGroups> {
     let several = links.iter().filter(|link| link.shared.is_some() && link.node.stat().st_nlink > 1);
     let mut groups: LinkGroups = several.map(|link| (file_of(link), Vec::new())).collect();
     if !groups.is_empty() {
+        let linked: HashSet<&[u8]> = links.iter().map(|link| link.path.as_bytes()).collect();
         merged.walk(&mut |node| {
+            cancel.check()?;
             if !node.is_dir()
+                && !linked.contains(node.path())
                 && let Some(names) = groups.get_mut(&(node.layer(), node.stat().st_ino))
             {
                 names.push(node.path().to_vec());
@@ -165,6 +194,10 @@ fn groups(links: &[LinkSource], merged: &Stack) -> Result<LinkGroups> {
 struct Healer<'a> {
     merged: &'a Stack,
     to: BorrowedFd<'a>,
+    /// Names that are still to be linked.
+    groups: LinkGroups,
+    copying: CopyOptions,
+    cancel: &'a Cancel,
     /// What was made in the heal directory, and what it has to look like; `None` for what no layer mentions.
     directories: BTreeMap<Vec<u8>, Option<Attributes>>,
     report: CopyReport,
@@ -194,6 +227,7 @@ impl Healer<'_> {
         let parents: BTreeSet<&[u8]> =
             record.whiteouts.iter().filter_map(|path| path.split().map(|(parent, _)| parent)).collect();
         for parent in parents {
+            self.cancel.check()?;
             let node = self.merged.lookup(parent)?;
             if node.is_some_and(|node| node.is_dir() && node.layers().len() == 1 && node.path() == parent) {
                 self.directory(parent).doing(|| format!("cannot heal {}", PathBytes::new(parent)))?;
@@ -225,21 +259,24 @@ impl Healer<'_> {
         let attributes = node.map(|node| Attributes::read(self.merged.open(&node)?)).transpose()?;
         self.directories.insert(path.to_vec(), attributes);
         self.report.inodes += 1;
-        Ok(())
+        self.copying.headroom.spend(INODE_BYTES)
     }
 
-    fn link(&mut self, link: &LinkSource, others: &[Vec<u8>], cancel: &Cancel) -> Result<()> {
+    fn link(&mut self, link: &LinkSource) -> Result<()> {
         let path = link.path.as_bytes();
         let parent = |path| split_path(path).map_or(&[][..], |(parent, _)| parent);
         let Some(target) = &link.shared else {
             self.directory(parent(path))?;
-            return self.copy(link, path, cancel);
+            return self.copy(link, path);
         };
         self.directory(parent(target))?;
         if beneath::stat(self.to, target)?.is_none() {
-            self.copy(link, target, cancel)?;
+            self.copy(link, target)?;
         }
+        // The first link to a file finds its other names; for all further ones they are there.
+        let others = self.groups.remove(&file_of(link)).unwrap_or_default();
         for name in others.iter().map(Vec::as_slice).chain([path]) {
+            self.cancel.check()?;
             self.directory(parent(name))?;
             if beneath::stat(self.to, name)?.is_none() {
                 let (target_dir, target_name) = beneath::open_parent(self.to, target)?;
@@ -250,9 +287,9 @@ impl Healer<'_> {
         Ok(())
     }
 
-    fn copy(&mut self, link: &LinkSource, path: &[u8], cancel: &Cancel) -> Result<()> {
+    fn copy(&mut self, link: &LinkSource, path: &[u8]) -> Result<()> {
         let (dir, name) = beneath::open_parent(self.to, path)?;
-        let copied = copy_node(&link.stack, &link.node, dir.as_fd(), name, &CopyOptions::default(), cancel)?;
+        let copied = copy_node(&link.stack, &link.node, dir.as_fd(), name, &self.copying, self.cancel)?;
         self.report.inodes += copied.inodes;
         self.report.bytes += copied.bytes;
         Ok(())
@@ -261,6 +298,7 @@ impl Healer<'_> {
     fn finish(mut self) -> Result<Option<CopyReport>> {
         // Deeper paths sort behind their parents.
         for (path, attributes) in self.directories.iter().rev() {
+            self.cancel.check()?;
             let dir = beneath::open_dir(self.to, path)?.ok_or(Errno::NOENT)?;
             match attributes {
                 Some(attributes) => attributes.apply(dir.as_fd(), false, &mut self.report)?,
@@ -268,5 +306,35 @@ impl Healer<'_> {
             }
         }
         Ok(Some(self.report))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn links(targets: impl IntoIterator<Item = (usize, usize)>) -> Vec<PendingLink> {
+        let name = |number: usize| PathBytes::new(number.to_string());
+        targets
+            .into_iter()
+            .map(|(path, target)| PendingLink { path: name(path), target: name(target) })
+            .collect()
+    }
+
+    /// As many steps; from each link to the end there would be twenty thousand million.
+    #[test]
+    fn a_long_chain_of_links_is_walked_once() {
+        let links = links((0..200_000).map(|number| (number, number + 1)));
+        let mut ends = Ends::of(&links);
+        let end = &links[199_999].target;
+        assert!(links.iter().all(|link| ends.end_of(link) == Some(end)));
+    }
+
+    #[test]
+    fn links_in_a_circle_have_no_end_and_those_beside_it_do() {
+        let links = links([(0, 1), (1, 2), (2, 1), (3, 3), (4, 5), (5, 6)]);
+        let mut ends = Ends::of(&links);
+        let found: Vec<bool> = links.iter().map(|link| ends.end_of(link).is_some()).collect();
+        assert_eq!(found, [false, false, false, false, true, true]);
     }
 }

@@ -22,7 +22,7 @@ pub use merge::{Layer, Node, Stack, join};
 pub use overlay::OverlaySnapshotter;
 pub use plain::PlainSnapshotter;
 pub use shelf::{Remade, SnapshotFile};
-pub use snapshotter::{Labels, SnapshotKind, SnapshotRow, Snapshotter, Usage};
+pub use snapshotter::{Bounds, Labels, SnapshotKind, SnapshotRow, Snapshotter, Usage};
 pub use trees::{Committed, TreeHandle, TreeIngest, Trees};
 
 use crate::error::{Error, ErrorKind, Result};

@@ -7,12 +7,11 @@ use super::filter::Filters;
 use super::heal;
 use super::merge::{Layer, Stack};
 use super::shelf::{self, Filled, Shelf, Staged};
-use super::{Committed, Remade, Snapshotter, Trees};
+use super::{Bounds, Committed, Remade, Snapshotter, Trees};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::metadata::{Labels, Metadata, NewSnapshot, SnapshotKind, SnapshotRow, Usage};
 use crate::mount::{self, Mount, MountKind};
 use crate::oci::{ChainId, DiffId};
-use crate::parallel::Cancel;
 use crate::tree::WhiteoutForm;
 use rustix::fd::AsFd;
 use std::collections::HashSet;
@@ -115,7 +114,13 @@ impl OverlaySnapshotter {
         Ok(self.mounts_of(&row, &below))
     }
 
-    fn fill(&self, staged: &Staged<'_>, below: &[SnapshotRow], diff_id: &DiffId) -> Result<Filled> {
+    fn fill(
+        &self,
+        staged: &Staged<'_>,
+        below: &[SnapshotRow],
+        diff_id: &DiffId,
+        bounds: &Bounds,
+    ) -> Result<Filled> {
         let missing = || Error::new(ErrorKind::NotFound, format!("tree {diff_id} is not in the store"));
         let record = self.shelf.trees.stat(diff_id)?.ok_or_else(missing)?;
         if record.form != self.form {
@@ -127,7 +132,7 @@ impl OverlaySnapshotter {
         let mut merged = parent.clone();
         merged.push_top(Layer::recorded(&self.shelf.base, place, &record));
         let to = staged.make_dir("fs")?;
-        let healed = heal::heal(&record, &merged, &parent, to.as_fd(), &Cancel::new())?;
+        let healed = heal::heal(&record, &merged, &parent, to.as_fd(), bounds)?;
         let mut usage = Usage { bytes: record.bytes, inodes: record.inodes };
         if let Some(report) = &healed {
             usage.bytes += report.bytes;
@@ -180,9 +185,10 @@ impl Snapshotter for OverlaySnapshotter {
         self.shelf.remove(key).doing(|| format!("cannot remove snapshot {key}"))
     }
 
-    fn remake_layer(&self, row: &SnapshotRow) -> Result<Option<Remade<'_>>> {
+    fn remake_layer(&self, row: &SnapshotRow, bounds: &Bounds) -> Result<Option<Remade<'_>>> {
         let Some(diff_id) = row.tree.filter(|_| row.heal) else { return Ok(None) };
-        let remake = || self.shelf.remake_layer(row, |staged, below| self.fill(staged, below, &diff_id));
+        let fill = |staged: &Staged<'_>, below: &[SnapshotRow]| self.fill(staged, below, &diff_id, bounds);
+        let remake = || self.shelf.remake_layer(row, fill);
         remake().map(Some).doing(|| format!("cannot make layer {diff_id} once more"))
     }
 
@@ -194,9 +200,16 @@ impl Snapshotter for OverlaySnapshotter {
         self.shelf.walk(filters, visit)
     }
 
-    fn commit_layer(&self, parent: Option<&ChainId>, diff_id: &DiffId, labels: &Labels) -> Result<Committed> {
+    fn commit_layer(
+        &self,
+        parent: Option<&ChainId>,
+        diff_id: &DiffId,
+        labels: &Labels,
+        bounds: &Bounds,
+    ) -> Result<Committed> {
+        let fill = |staged: &Staged<'_>, below: &[SnapshotRow]| self.fill(staged, below, diff_id, bounds);
         self.shelf
-            .commit_layer(parent, diff_id, labels, |staged, below| self.fill(staged, below, diff_id))
+            .commit_layer(parent, diff_id, labels, &bounds.cancel, fill)
             .doing(|| format!("cannot commit layer {diff_id}"))
     }
 

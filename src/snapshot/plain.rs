@@ -8,7 +8,7 @@ use super::filter::Filters;
 use super::heal::resolve_links;
 use super::merge::{Layer, Stack};
 use super::shelf::{self, Filled, Shelf, Staged};
-use super::{Committed, Remade, Snapshotter, Trees};
+use super::{Bounds, Committed, Remade, Snapshotter, Trees};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::metadata::{Labels, Metadata, NewSnapshot, SnapshotKind, SnapshotRow, Usage};
 use crate::mount::Mount;
@@ -68,15 +68,22 @@ impl PlainSnapshotter {
         Ok(self.mounts_of(&row, below.first()))
     }
 
-    fn fill(&self, staged: &Staged<'_>, below: &[SnapshotRow], diff_id: &DiffId) -> Result<Filled> {
+    fn fill(
+        &self,
+        staged: &Staged<'_>,
+        below: &[SnapshotRow],
+        diff_id: &DiffId,
+        bounds: &Bounds,
+    ) -> Result<Filled> {
         let missing = || Error::new(ErrorKind::NotFound, format!("tree {diff_id} is not in the store"));
         let record = self.shelf.trees.stat(diff_id)?.ok_or_else(missing)?;
         let parent = self.stack_of(below.first());
         let mut merged = parent.clone();
         merged.push_top(Layer::recorded(&self.shelf.base, Trees::relative_path(diff_id), &record));
-        let links = resolve_links(&record, &merged, &parent)?;
+        let links = resolve_links(&record, &merged, &parent, &bounds.cancel)?;
         let to = staged.make_dir("fs")?;
-        let report = copy_stack(&merged, to.as_fd(), &links, &self.options, &Cancel::new())?;
+        let options = CopyOptions { headroom: Arc::clone(&bounds.headroom), ..self.options.clone() };
+        let report = copy_stack(&merged, to.as_fd(), &links, &options, &bounds.cancel)?;
         Ok(Filled { heal: false, usage: usage_of(&report) })
     }
 
@@ -155,9 +162,10 @@ impl Snapshotter for PlainSnapshotter {
         self.shelf.remove(key).doing(|| format!("cannot remove snapshot {key}"))
     }
 
-    fn remake_layer(&self, row: &SnapshotRow) -> Result<Option<Remade<'_>>> {
+    fn remake_layer(&self, row: &SnapshotRow, bounds: &Bounds) -> Result<Option<Remade<'_>>> {
         let Some(diff_id) = row.tree else { return Ok(None) };
-        let remake = || self.shelf.remake_layer(row, |staged, below| self.fill(staged, below, &diff_id));
+        let fill = |staged: &Staged<'_>, below: &[SnapshotRow]| self.fill(staged, below, &diff_id, bounds);
+        let remake = || self.shelf.remake_layer(row, fill);
         remake().map(Some).doing(|| format!("cannot make layer {diff_id} once more"))
     }
 
@@ -169,9 +177,16 @@ impl Snapshotter for PlainSnapshotter {
         self.shelf.walk(filters, visit)
     }
 
-    fn commit_layer(&self, parent: Option<&ChainId>, diff_id: &DiffId, labels: &Labels) -> Result<Committed> {
+    fn commit_layer(
+        &self,
+        parent: Option<&ChainId>,
+        diff_id: &DiffId,
+        labels: &Labels,
+        bounds: &Bounds,
+    ) -> Result<Committed> {
+        let fill = |staged: &Staged<'_>, below: &[SnapshotRow]| self.fill(staged, below, diff_id, bounds);
         self.shelf
-            .commit_layer(parent, diff_id, labels, |staged, below| self.fill(staged, below, diff_id))
+            .commit_layer(parent, diff_id, labels, &bounds.cancel, fill)
             .doing(|| format!("cannot commit layer {diff_id}"))
     }
 

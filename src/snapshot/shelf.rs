@@ -171,9 +171,9 @@ impl Shelf {
     }
 
     /// The one place to make this chain's directory in; waits for whoever is at it already.
-    fn stage_layer(&self, chain_id: &ChainId) -> Result<Staged<'_>> {
+    fn stage_layer(&self, chain_id: &ChainId, cancel: &Cancel) -> Result<Staged<'_>> {
         let name = format!("snapshot-{}", chain_id.0.hex());
-        let dir = LockedDir::acquire(&self.ingests, &name, &Cancel::new(), &mut || {})?;
+        let dir = LockedDir::acquire(&self.ingests, &name, cancel, &mut || {})?;
         let staged = Staged { shelf: self, dir: Some(dir) };
         remove::remove_contents(staged.fd())?;
         Ok(staged)
@@ -199,6 +199,7 @@ impl Shelf {
         parent: Option<&ChainId>,
         diff_id: &DiffId,
         labels: &Labels,
+        cancel: &Cancel,
         fill: impl FnOnce(&Staged<'_>, &[SnapshotRow]) -> Result<Filled>,
     ) -> Result<super::Committed> {
         let chain_id = ChainId::above(parent, diff_id);
@@ -206,7 +207,7 @@ impl Shelf {
             trace::stage!("snapshot.commit", key = trace::display(&chain_id), parent, existing),
             |span| {
                 span.record("parent", parent.map(trace::display));
-                let committed = self.commit_chain(&chain_id, parent, diff_id, labels, fill)?;
+                let committed = self.commit_chain(&chain_id, parent, diff_id, labels, cancel, fill)?;
                 span.record("existing", matches!(committed, super::Committed::Existing));
                 Ok(committed)
             },
@@ -219,13 +220,14 @@ impl Shelf {
         parent: Option<&ChainId>,
         diff_id: &DiffId,
         labels: &Labels,
+        cancel: &Cancel,
         fill: impl FnOnce(&Staged<'_>, &[SnapshotRow]) -> Result<Filled>,
     ) -> Result<super::Committed> {
         let name = chain_id.to_string();
         if self.has_layer(&name)?.is_some_and(|complete| complete) {
             return Ok(super::Committed::Existing);
         }
-        let staged = self.stage_layer(chain_id)?;
+        let staged = self.stage_layer(chain_id, cancel)?;
         let incomplete = match self.has_layer(&name)? {
             Some(true) => return Ok(super::Committed::Existing),
             other => other.is_some(),

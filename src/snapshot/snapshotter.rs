@@ -7,10 +7,22 @@
 
 use super::{Committed, Filters, Remade, Stack};
 use crate::error::Result;
+use crate::io::headroom::Headroom;
 use crate::mount::Mount;
 use crate::oci::{ChainId, DiffId};
+use crate::parallel::Cancel;
+use std::sync::Arc;
 
 pub use crate::metadata::{Labels, SnapshotKind, SnapshotRow, Usage};
+
+/// What the making of a layer's snapshot keeps to. By default nothing stops it.
+#[derive(Clone, Debug, Default)]
+pub struct Bounds {
+    /// Stops it, also where it waits for somebody else who is at the same chain.
+    pub cancel: Cancel,
+    /// The space that it leaves to others.
+    pub headroom: Arc<Headroom>,
+}
 
 /// Gives layered root filesystems. See the module for the words.
 pub trait Snapshotter: Send + Sync {
@@ -45,12 +57,19 @@ pub trait Snapshotter: Send + Sync {
     fn walk(&self, filters: &Filters, visit: &mut dyn FnMut(&SnapshotRow) -> Result<()>) -> Result<()>;
 
     /// Makes the committed snapshot of the chain `parent` + `diff_id` out of an extracted layer. It is named by its
-    /// ChainID; that it is there already is an answer.
-    fn commit_layer(&self, parent: Option<&ChainId>, diff_id: &DiffId, labels: &Labels) -> Result<Committed>;
+    /// ChainID; that it is there already is an answer. Waits for whoever is at the same chain.
+    /// [`crate::ErrorKind::Cancelled`] and [`crate::ErrorKind::NoSpace`] where `bounds` say so; then nothing of it stays.
+    fn commit_layer(
+        &self,
+        parent: Option<&ChainId>,
+        diff_id: &DiffId,
+        labels: &Labels,
+        bounds: &Bounds,
+    ) -> Result<Committed>;
 
     /// Makes a layer's own directory once more, beside the one that is there, so that the two can be compared. `None` where
     /// it has none of its own. [`crate::ErrorKind::NotFound`] if its tree or something below it is not there.
-    fn remake_layer(&self, row: &SnapshotRow) -> Result<Option<Remade<'_>>>;
+    fn remake_layer(&self, row: &SnapshotRow, bounds: &Bounds) -> Result<Option<Remade<'_>>>;
 
     /// Removes directories that no snapshot has any more, and tells how many.
     fn cleanup(&self) -> Result<u64>;

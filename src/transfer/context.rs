@@ -153,6 +153,7 @@ impl Context<'_> {
             return Ok(Committed::Existing(*digest, bytes.len() as u64));
         }
         self.event(Event::BlobClaimed(*digest));
+        self.apply.headroom.spend(bytes.len() as u64)?;
         ingest.write(bytes)?;
         let committed = self.publish_blob(&ingest, Some(digest), ingest.head())?;
         drop(ingest);

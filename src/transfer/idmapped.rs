@@ -161,7 +161,7 @@ fn copy(from: &Stack, mounts: &[Mount], maps: &IdMaps, cancel: &Cancel) -> Resul
     };
     let to = fs::open(&place.source, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let options = CopyOptions { threads, lenient: false, owners: Some(maps.clone()) };
+    let options = CopyOptions { threads, owners: Some(maps.clone()), ..CopyOptions::default() };
     copy_stack(from, to.as_fd(), &[], &options, cancel).map(drop)
 }
 

@@ -15,16 +15,17 @@ use crate::content::Committed;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::codec::Codec;
 use crate::io::durable;
+use crate::io::headroom::Headroom;
 use crate::layer::{ApplyOptions, Confinement, ConfinementReport, Ownership};
-use crate::limits::Limits;
 use crate::metadata::{self, DocumentReferences, ImageCommit, ManifestRow, NewImage, Resource};
 use crate::oci::{ChainId, Descriptor, DiffId, Digest, media_type, parse_document};
 use crate::parallel::{Budget, Cancel, Patience, Pool, failpoint};
 use crate::progress::{Event, Outcome, Progress};
-use crate::snapshot::Committed as LayerCommitted;
+use crate::snapshot::{Bounds, Committed as LayerCommitted};
 use crate::store::Store;
 use crate::trace::{self, TraceId};
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Instant;
 use tracing::Span;
 
@@ -127,7 +128,7 @@ impl<'a> Import<'a> {
             limits: options.limits.clone(),
             form: store.format().whiteouts,
             ownership: if options.ignore_chown { Ownership::Ignore } else { Ownership::Keep },
-            keep_free_bytes: keep_free_bytes(store, &options.limits)?,
+            headroom: Arc::new(Headroom::taking(options.limits.free_space_percent, store.root())?),
             ..ApplyOptions::default()
         };
         let patience = Patience::new(cancel).telling(audit);
@@ -309,6 +310,8 @@ impl<'a> Import<'a> {
 
     /// Makes the snapshots of every chain, bottom first.
     fn commit_chains(&self, plan: &Plan) -> Result<std::collections::HashMap<ChainId, Outcome>> {
+        let (cancel, headroom) = (self.context.cancel.clone(), Arc::clone(&self.context.apply.headroom));
+        let bounds = Bounds { cancel, headroom };
         let mut outcomes = std::collections::HashMap::new();
         for manifest in
             plan.images.iter().flat_map(|image| &image.manifests).filter(|manifest| manifest.unpack)
@@ -320,7 +323,7 @@ impl<'a> Import<'a> {
                 self.context.hold(vec![Resource::Snapshot(chain_id.to_string())])?;
                 let snapshots = self.context.store.snapshotter();
                 let committed = snapshots
-                    .commit_layer(parent.as_ref(), &diff_id, &metadata::Labels::new())
+                    .commit_layer(parent.as_ref(), &diff_id, &metadata::Labels::new(), &bounds)
                     .doing(|| format!("cannot commit snapshot {chain_id}"))?;
                 let outcome = match committed {
                     LayerCommitted::New => Outcome::New,
@@ -486,13 +489,6 @@ fn layer_diff_id(layer: &Layer) -> Result<DiffId> {
 
 fn manifest_diff_ids(manifest: &PlanManifest, layers: &[Layer]) -> Result<Vec<DiffId>> {
     manifest.layers.iter().map(|index| layer_diff_id(&layers[*index])).collect()
-}
-
-/// What the layers must leave of the space that is free now.
-fn keep_free_bytes(store: &Store, limits: &Limits) -> Result<u64> {
-    let stat = rustix::fs::fstatvfs(store.root())?;
-    let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
-    Ok(free_bytes / 100 * 100_u64.saturating_sub(limits.free_space_percent))
 }
 
 /// Makes the configuration of a legacy archive and the manifest of a docker archive, now that the layers are known.

@@ -4,6 +4,7 @@ use super::stages::Upstream;
 use crate::content::{BlobIngest, HEAD_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::digesting::Digester;
+use crate::io::headroom::Headroom;
 use crate::io::tar::TarInput;
 use crate::oci::{Algorithm, Digest};
 use crate::parallel::Cancel;
@@ -26,9 +27,14 @@ impl Sink {
         Sink::Hash(Digester::new(algorithm), None)
     }
 
-    fn take(&mut self, chunk: &[u8], offset: u64) -> Result<()> {
+    fn take(&mut self, chunk: &[u8], offset: u64, headroom: &Headroom) -> Result<()> {
         match self {
-            Sink::Write(ingest) => ingest.write(chunk),
+            Sink::Write(ingest) => {
+                if !ingest.is_clone() {
+                    headroom.spend(chunk.len() as u64)?;
+                }
+                ingest.write(chunk)
+            }
             Sink::Hash(digester, head) => {
                 let missing = HEAD_BYTES.saturating_sub(offset) as usize;
                 if offset < HEAD_BYTES && chunk.len() >= missing {
@@ -44,16 +50,26 @@ impl Sink {
     }
 }
 
+/// The most bytes that a layer's blob may have.
+pub(crate) struct Cap {
+    pub(crate) most_bytes: u64,
+    /// The limit that this comes from.
+    pub(crate) limit_bytes: u64,
+}
+
 /// Reads a blob's bytes from `source` chunk by chunk, into `sink` and to whoever reads from here.
 pub(crate) struct Intake<'a> {
     source: Box<dyn Read + Send + 'a>,
     pub(crate) sink: Sink,
     limit_bytes: Option<u64>,
+    cap: Option<Cap>,
+    headroom: &'a Headroom,
     buffer: Vec<u8>,
     position: usize,
     filled: usize,
     offset: u64,
     ended: bool,
+    failed: Option<Error>,
     cancel: &'a Cancel,
     advanced: &'a (dyn Fn(u64) + Sync),
     pub(crate) read_time: Duration,
@@ -66,6 +82,7 @@ impl<'a> Intake<'a> {
         source: Box<dyn Read + Send + 'a>,
         sink: Sink,
         limit_bytes: Option<u64>,
+        headroom: &'a Headroom,
         cancel: &'a Cancel,
         advanced: &'a (dyn Fn(u64) + Sync),
     ) -> Self {
@@ -73,11 +90,14 @@ impl<'a> Intake<'a> {
             source,
             sink,
             limit_bytes,
+            cap: None,
+            headroom,
             buffer: vec![0; CHUNK_BYTES],
             position: 0,
             filled: 0,
             offset: 0,
             ended: false,
+            failed: None,
             cancel,
             advanced,
             read_time: Duration::ZERO,
@@ -127,7 +147,7 @@ impl<'a> Intake<'a> {
         let chunk = &self.buffer[..self.filled];
         self.check_size(self.offset + chunk.len() as u64)?;
         if !chunk.is_empty() {
-            self.sink.take(chunk, self.offset)?;
+            self.sink.take(chunk, self.offset, self.headroom)?;
             self.offset += chunk.len() as u64;
             (self.advanced)(chunk.len() as u64);
         }
@@ -136,7 +156,23 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
+    /// Refuses a layer that is larger than it may be: at once where its size was announced, else when so much has come.
+    pub(crate) fn cap(&mut self, cap: Cap) -> Result<()> {
+        self.cap = Some(cap);
+        self.check_cap(self.limit_bytes.unwrap_or(self.offset))
+    }
+
+    fn check_cap(&self, bytes: u64) -> Result<()> {
+        match &self.cap {
+            Some(Cap { most_bytes, limit_bytes }) if bytes > *most_bytes => {
+                Err(Error::over("layer_bytes", format!("the layer has more than {limit_bytes} bytes")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check_size(&self, bytes: u64) -> Result<()> {
+        self.check_cap(bytes)?;
         let Some(expected) = self.limit_bytes else { return Ok(()) };
         if bytes > expected {
             let message = format!("it is longer than the {expected} bytes that its descriptor says");
@@ -158,8 +194,15 @@ impl Read for Intake<'_> {
 
 impl BufRead for Intake<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.position == self.filled && !self.ended {
-            self.next_chunk().map_err(Error::into_io)?;
+        if let Some(error) = &self.failed {
+            return Err(error.duplicate().into_io());
+        }
+        if self.position == self.filled
+            && !self.ended
+            && let Err(error) = self.next_chunk()
+        {
+            self.failed = Some(error.duplicate());
+            return Err(error.into_io());
         }
         Ok(&self.buffer[self.position..self.filled])
     }
@@ -174,5 +217,23 @@ impl TarInput for Intake<'_> {}
 impl Upstream for Intake<'_> {
     fn upstream_time(&self) -> Duration {
         self.busy()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_refused_is_not_gone_on_with() {
+        let (headroom, cancel, advanced) = (Headroom::default(), Cancel::new(), |_| {});
+        let source = Box::new(io::repeat(1).take(3 * CHUNK_BYTES as u64));
+        let sink = Sink::hash(Algorithm::Sha256);
+        let mut intake =
+            Intake::new(source, sink, Some(2 * CHUNK_BYTES as u64), &headroom, &cancel, &advanced);
+        let read = intake.read_to_end(&mut Vec::new());
+        assert_eq!(Error::from(read.expect_err("too long")).kind(), ErrorKind::SizeMismatch);
+        assert_eq!(intake.drain().expect_err("still too long").kind(), ErrorKind::SizeMismatch);
+        assert_eq!(intake.bytes_read(), 2 * CHUNK_BYTES as u64);
     }
 }

@@ -3,7 +3,7 @@
 //! The job computes and touches only its own working places. What becomes of the results, that is publishing under a
 //! computed name and recording, is the business of [`super::publish`].
 
-use super::intake::{Intake, Sink};
+use super::intake::{Cap, Intake, Sink};
 use super::stages::{Unpacked, Upstream, ahead, inflate_span, micros, side_by_side};
 use crate::error::{Error, Result};
 use crate::io::codec::{Codec, decoder};
@@ -106,8 +106,10 @@ impl StageClock {
 
 /// Runs one layer through its stages.
 pub(crate) fn run<'s>(job: LayerJob<'s>, work: &LayerWork<'_>) -> Result<LayerDone<'s>> {
-    let mut intake = Intake::new(job.source, job.sink, job.size_bytes, work.cancel, work.advanced);
+    let headroom = &work.apply.headroom;
+    let mut intake = Intake::new(job.source, job.sink, job.size_bytes, headroom, work.cancel, work.advanced);
     let codec = Codec::sniff(intake.peek()?);
+    intake.cap(cap(codec, work.apply.limits.layer_bytes))?;
     let unpacking = match job.unpack {
         Unpack::No => None,
         unpack => match unpack_layer(&mut intake, codec, unpack, job.side_by_side, work) {
@@ -202,8 +204,15 @@ fn inflate<'s>(
     Ok(PartUnpacked { diff_id: Some(DiffId(digest)), bytes: Some(bytes), tree })
 }
 
+/// How large the blob of a layer may be that may unpack to so many bytes. What cannot be compressed grows by it, at most by a
+/// hundredth (bzip2).
+fn cap(codec: Codec, limit_bytes: u64) -> Cap {
+    let grown = if codec == Codec::None { 0 } else { limit_bytes / 64 };
+    Cap { most_bytes: limit_bytes.saturating_add(grown).saturating_add(END_BYTES), limit_bytes }
+}
+
 /// Uncompressed bytes up to a limit. The extraction counts what entries have; this also ends what goes on behind the
-/// tar's end, or is only inflated for its digest.
+/// tar's end, or is only inflated for its digest. What was never compressed is capped as it comes in.
 struct Capped<R> {
     inner: R,
     left: u64,

@@ -44,7 +44,8 @@ pub fn unpack_image(store: &Store, name: &str, dir: &Path, options: &UnpackOptio
 /// [`ErrorKind::FailedPrecondition`] if the directory is not empty; then nothing is touched.
 pub fn unpack(stack: &Stack, dir: &Path, options: &UnpackOptions) -> Result<UnpackReport> {
     let target = Target::open(dir).doing(|| format!("cannot unpack to {}", dir.display()))?;
-    let copying = CopyOptions { threads: options.threads, lenient: options.lenient, owners: None };
+    let (threads, lenient) = (options.threads, options.lenient);
+    let copying = CopyOptions { threads, lenient, ..CopyOptions::default() };
     let copied = copy_stack(stack, target.fd.as_fd(), &[], &copying, &options.cancel);
     // Where nothing could be held, a layer may have gone while it was listed.
     let copied = copied.and_then(|report| stack.root().map(|_| report));

@@ -93,7 +93,19 @@ fn t11_a_layer_that_unpacks_beyond_the_limit_is_refused_and_zeros_take_no_space(
 #[test]
 fn t11_a_bomb_behind_the_end_of_the_layer_counts_too() {
     let tar = [tar_member(EntryType::Regular, "a", 0, &[]), END.to_vec(), vec![0; 64 << 20]].concat();
-    refused_unless("zeros behind the end", &packed(tar), &["--max-layer-size", "32MiB"], &[]);
+    refused_unless("zeros behind the end", &packed(tar.clone()), &["--max-layer-size", "32MiB"], &[]);
+    refused_unless("the same, not packed", &one(raw_layer(tar)), &["--max-layer-size", "32MiB"], &[]);
+}
+
+#[test]
+fn t11_the_blob_of_a_layer_is_no_larger_than_what_it_may_unpack_to() {
+    let layer = file("noise", noise(7, 2 << 20)).packed(Pack::Gzip);
+    let (unpacked, packed) = (layer.tar().len(), layer.blob().len());
+    assert!(packed > unpacked, "noise was packed to {packed} of {unpacked} bytes");
+    let image = one(layer);
+    refused_unless("a blob of 2 MiB", &image, &["--no-unpack", "--max-layer-size", "1MiB"], &["--no-unpack"]);
+    let limit = format!("layer-bytes={unpacked}");
+    House::new().import(Way::File, &image, &["--limit", &limit]).ok();
 }
 
 #[test]
@@ -210,5 +222,48 @@ fn t11_layers_leave_a_part_of_the_free_space_to_others() {
         assert!(ran.stderr.contains("--limit free-space-percent=100"), "{}", ran.stderr);
         house.is_clean("a bomb on a small disk");
         house.import(way, &bomb, &[]).ok();
+    }
+}
+
+/// On a disk of 32 MiB: with half of it for the import it is refused, with all of it it is let in.
+#[track_caller]
+fn leaves_half_of_a_small_disk(what: &str, ways: &[Way], archive: &[u8], more: &[&str]) {
+    for &way in ways {
+        let house = House::new();
+        let Some(_disk) = Small::mount(&house.store(), 32 << 20) else { return };
+        let half = [more, &["--limit", "free-space-percent=50"]].concat();
+        let ran = house.import(way, archive, &half).fails(1);
+        assert!(ran.stderr.contains("--limit free-space-percent=100"), "{what} {way:?}: {}", ran.stderr);
+        house.is_clean(what);
+        house.import(way, archive, more).ok();
+    }
+}
+
+/// What an archive packs a thousandfold is written to the store as it is.
+#[test]
+fn t11_blobs_leave_a_part_of_the_free_space_to_others() {
+    const WAYS: &[Way] = &[Way::File, Way::ZstdFile, Way::GzipStdin];
+    let data = vec![b'a'; 20 << 20];
+    let layer =
+        raw_layer([tar_member(EntryType::Regular, "a", data.len() as u64, &data), END.to_vec()].concat());
+    leaves_half_of_a_small_disk("a layer that is only stored", WAYS, &one(layer), &["--no-unpack"]);
+    // No manifest knows it, but that may come last.
+    let zeros = vec![0; 20 << 20];
+    let name = format!("blobs/{}", digest(&zeros).replace(':', "/"));
+    let mut members = several([file("a", "1")]).oci_members();
+    members.insert(0, (name, zeros));
+    leaves_half_of_a_small_disk("zeros", &[Way::ZstdFile, Way::GzipStdin], &archive(&members), &[]);
+}
+
+/// A hard link to a lower layer's file is a copy of it for that chain, and every layer of a plain store has all files.
+#[test]
+fn t11_copies_for_chains_leave_a_part_of_the_free_space_to_others() {
+    let data = vec![b'a'; 4 << 20];
+    let links = (0..4).map(|number| layer().hardlink(&format!("link-{number}"), "a"));
+    let layers = std::iter::once(file("a", &data)).chain(links).map(|layer| layer.packed(Pack::Zstd));
+    let image = several(layers).oci();
+    for snapshotter in ["overlay", "plain"] {
+        let more = ["--snapshotter", snapshotter];
+        leaves_half_of_a_small_disk(snapshotter, &[Way::File, Way::GzipStdin], &image, &more);
     }
 }

@@ -1,6 +1,7 @@
 //! Snapshots end to end: layers extracted for real, put into chains by both snapshotters, mounted both ways and unpacked.
 //! All of these ways have to show one and the same tree, and the snapshotters keep one contract.
 
+mod bounds;
 mod commits;
 
 #[path = "../support/mod.rs"]
@@ -17,7 +18,7 @@ use support::scratch;
 use transload::metadata::{Metadata, OpenMode};
 use transload::mount::{self, Mount, MountKind, MountMethod, MountOptions};
 use transload::snapshot::{
-    Committed, Filters, Labels, OverlaySnapshotter, PlainSnapshotter, SnapshotFile, SnapshotKind,
+    Bounds, Committed, Filters, Labels, OverlaySnapshotter, PlainSnapshotter, SnapshotFile, SnapshotKind,
     Snapshotter, Trees,
 };
 use transload::transfer::{UnpackOptions, unpack};
@@ -81,11 +82,15 @@ impl House {
         diff_id
     }
 
+    fn commit(&self, parent: Option<&ChainId>, diff_id: &DiffId) -> transload::Result<Committed> {
+        self.snapshots.commit_layer(parent, diff_id, &Labels::new(), &Bounds::default())
+    }
+
     fn try_chain(&self, layers: &[Layer]) -> transload::Result<String> {
         let mut parent: Option<ChainId> = None;
         for layer in layers {
             let diff_id = self.tree(layer);
-            self.snapshots.commit_layer(parent.as_ref(), &diff_id, &Labels::new())?;
+            self.commit(parent.as_ref(), &diff_id)?;
             parent = Some(ChainId::above(parent.as_ref(), &diff_id));
         }
         Ok(parent.expect("a layer").to_string())
@@ -325,14 +330,13 @@ fn a_layer_is_shared_by_chains_and_committed_once() {
         assert_line(&house.unpacked(&two, 1), "d dir 0711");
         let [a, top] = [a.diff_id(), top.diff_id()].map(|id| id.parse::<DiffId>().expect("a digest"));
         let parent = ChainId::above(None, &a);
-        let again = house.snapshots.commit_layer(Some(&parent), &top, &Labels::new()).expect("commits");
+        let again = house.commit(Some(&parent), &top).expect("commits");
         assert_eq!(again, Committed::Existing);
         let absent = ChainId::above(Some(&parent), &a);
-        let error = house.snapshots.commit_layer(Some(&absent), &top, &Labels::new()).expect_err("no parent");
+        let error = house.commit(Some(&absent), &top).expect_err("no parent");
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
         // One layer twice in a chain is two snapshots.
-        let twice =
-            house.snapshots.commit_layer(Some(&ChainId::above(Some(&parent), &top)), &top, &Labels::new());
+        let twice = house.commit(Some(&ChainId::above(Some(&parent), &top)), &top);
         assert_eq!(twice.expect("commits"), Committed::New);
     }
 }

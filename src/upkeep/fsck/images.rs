@@ -68,7 +68,7 @@ impl Check<'_> {
         if !self.options.repair {
             return Ok(ProblemState::Found);
         }
-        match self.store.snapshotter().commit_layer(parent, diff_id, &Labels::new()) {
+        match self.store.snapshotter().commit_layer(parent, diff_id, &Labels::new(), &self.bounds()) {
             Ok(_) => Ok(ProblemState::Repaired),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(ProblemState::NeedsImport),
             Err(error) => Err(error),

@@ -31,6 +31,7 @@ pub use report::{
 use crate::error::{Result, ResultExt};
 use crate::parallel::{Budget, Cancel, Patience, Pool};
 use crate::progress::{Event, Progress};
+use crate::snapshot::Bounds;
 use crate::store::{GcLock, Lease, Store};
 use facts::Facts;
 use quarantine::Quarantine;
@@ -94,6 +95,11 @@ fn run(store: &Store, means: &FsckMeans<'_>, options: &FsckOptions) -> Result<Fs
 }
 
 impl Check<'_> {
+    /// What a snapshot that is made once more keeps to.
+    fn bounds(&self) -> Bounds {
+        Bounds { cancel: self.means.cancel.clone(), ..Bounds::default() }
+    }
+
     fn database(&self) -> Result<()> {
         for fault in self.store.metadata().faults()? {
             self.findings.problem(FsckProblem {

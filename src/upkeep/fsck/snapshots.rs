@@ -112,7 +112,7 @@ impl Check<'_> {
         if skipped {
             return Ok(None);
         }
-        let fresh = match self.store.snapshotter().remake_layer(row) {
+        let fresh = match self.store.snapshotter().remake_layer(row, &self.bounds()) {
             Ok(Some(fresh)) => fresh,
             Ok(None) => return Ok(None),
             Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
@@ -181,7 +181,7 @@ impl Check<'_> {
                 &format!("snapshot-{}", row.id),
             )?;
         }
-        match self.store.snapshotter().commit_layer(parent.as_ref(), &diff_id, &row.labels) {
+        match self.store.snapshotter().commit_layer(parent.as_ref(), &diff_id, &row.labels, &self.bounds()) {
             Ok(_) => Ok(ProblemState::Repaired),
             // Its layer is gone as well, which is told of the tree.
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(ProblemState::NeedsImport),
