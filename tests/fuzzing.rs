@@ -185,6 +185,26 @@ fn whiteouts() {
 }
 
 #[test]
+fn an_entry_that_one_reader_of_tars_sees_alone_is_a_finding() {
+    let mut tar = Vec::new();
+    targets::entry(&mut tar, b'0', b"one", b"", 0o644, b"data");
+    let first = tar.len();
+    targets::entry(&mut tar, b'0', b"two", b"", 0o644, b"data");
+    for end in [&[][..], &[0; 512], &[0; 1024]] {
+        let whole = [&tar[..], end].concat();
+        let cut = [&tar[..first], end].concat();
+        let entries = targets::tar_layer::ours(&whole).0;
+        let finding = |tar: &[u8], entries: &[_], whole| {
+            catch_unwind(|| targets::tar_layer::compare_with_tar_core(tar, entries, whole)).is_err()
+        };
+        assert!(!finding(&whole, &entries, true));
+        assert!(finding(&whole, &entries[..1], true), "tar-core alone");
+        assert!(!finding(&whole, &entries[..1], false), "who refuses shows nothing more");
+        assert!(finding(&cut, &entries, true), "we alone");
+    }
+}
+
+#[test]
 fn a_change_is_one_and_fits() {
     let seeds: Vec<Vec<u8>> = vec![Vec::new(), b"a".to_vec(), vec![7; 5000], vec![b'0'; 2 * MOST]];
     let mut random = Random(1);

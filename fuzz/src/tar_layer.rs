@@ -1,8 +1,9 @@
 //! One tar, three readers: ours, `tar-core` and GNU tar must agree on where entries begin and end and on their names, or
 //! what one of them hides another would unpack.
 //!
-//! The comparison ends at the first entry on which the readers are known to differ; each such place says why. GNU tar
-//! is asked about one input in fifty, because starting it takes as long as a thousand comparisons.
+//! The comparison ends at the first entry on which the readers are known to differ; each such place says why. Until
+//! there neither sees an entry that the other does not, unless the other has refused the tar. GNU tar is asked about one
+//! input in fifty, because starting it takes as long as a thousand comparisons.
 
 use super::{BLOCK, mend_checksums};
 use std::io::{Read, Write};
@@ -13,7 +14,7 @@ use transload::Limits;
 use transload::io::tar::{Entry, EntryKind, TarReader};
 
 /// Everything that our reader gives, and whether it came to the end. Data is read, and must be as long as was said.
-fn ours(tar: &[u8]) -> (Vec<Entry>, bool) {
+pub fn ours(tar: &[u8]) -> (Vec<Entry>, bool) {
     let mut reader = TarReader::new(tar, &Limits::default());
     let mut entries = Vec::new();
     loop {
@@ -58,14 +59,20 @@ fn sizes_are_plain(entry: &Entry, tar: &[u8], pax: Option<&[u8]>) -> bool {
     has_data || (!pax_size && header_of(entry, tar).is_some_and(zero))
 }
 
-fn compare_with_tar_core(tar: &[u8], entries: &[Entry]) {
+/// `entries` is what our reader gave, and `whole` whether it came to the end or refused what followed. As far as both take
+/// the tar, no entry may be seen by one of them alone: whoever refuses shows nothing more, and may do so at any point.
+pub fn compare_with_tar_core(tar: &[u8], entries: &[Entry], whole: bool) {
     let mut parser = Parser::new(CoreLimits::permissive());
     let (mut at, mut next) = (0usize, entries.iter());
     loop {
-        match parser.parse(&tar[at.min(tar.len())..]) {
+        let rest = &tar[at.min(tar.len())..];
+        match parser.parse(rest) {
             Ok(ParseEvent::GlobalExtensions { consumed, .. }) => at += consumed,
             Ok(ParseEvent::Entry { consumed, entry }) => {
-                let Some(mine) = next.next() else { return };
+                let Some(mine) = next.next() else {
+                    assert!(!whole, "tar-core alone sees an entry behind byte {at}:\n{entry:?}");
+                    return;
+                };
                 at += consumed;
                 if is_known_difference(&entry, mine, tar) {
                     return;
@@ -79,10 +86,23 @@ fn compare_with_tar_core(tar: &[u8], entries: &[Entry]) {
                 at = at.saturating_add(entry.padded_size() as usize);
             }
             // Where a sparse map ends the two are compared by their data alone, and ours is checked by itself.
-            Ok(ParseEvent::SparseEntry { .. } | ParseEvent::End { .. } | ParseEvent::NeedData { .. })
-            | Err(_) => return,
+            Ok(ParseEvent::SparseEntry { entry, .. }) => {
+                let seen = next.next().is_some() || !whole;
+                assert!(seen, "tar-core alone sees a sparse file behind byte {at}:\n{entry:?}");
+                return;
+            }
+            Ok(ParseEvent::End { .. }) => return assert_nothing_more(at, next.next()),
+            // A tar may end without its zeros, or with half of them: tar-core's caller has to know. Else it is cut.
+            Ok(ParseEvent::NeedData { .. }) if rest.iter().all(|&byte| byte == 0) => {
+                return assert_nothing_more(at, next.next());
+            }
+            Ok(ParseEvent::NeedData { .. }) | Err(_) => return,
         }
     }
+}
+
+fn assert_nothing_more(end: usize, mine: Option<&Entry>) {
+    assert!(mine.is_none(), "for tar-core the tar ends at byte {end}, and we alone see {mine:?}");
 }
 
 fn is_known_difference(theirs: &ParsedEntry<'_>, mine: &Entry, tar: &[u8]) -> bool {
@@ -190,7 +210,7 @@ pub fn run(data: &[u8]) {
     let mut tar = data.to_vec();
     mend_checksums(&mut tar);
     let (entries, whole) = ours(&tar);
-    compare_with_tar_core(&tar, &entries);
+    compare_with_tar_core(&tar, &entries, whole);
     let turn = tar.iter().fold(0u32, |sum, &byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % 50 == 0;
     if turn && whole && !entries.is_empty() && is_common_ground(&tar, &entries) {
         compare_with_gnu_tar(&tar, &entries);
