@@ -197,7 +197,7 @@ impl House {
         match kind.recover(&cut.image, &at) {
             Err(error) => lost.push(error),
             Ok(recovered) => {
-                // The machine has come up again.
+                // The machine has come up again. What was begun last is what the cut may have hurt.
                 let boot = format!("boot=after-{number}");
                 for store in account.stores(cut.to).into_iter().rev().take(3) {
                     let allowed = account.allowed(&store, cut.from, cut.to);

@@ -43,10 +43,14 @@ impl Account {
 
     /// Waits until something more is reported as done, or for `at_most`.
     pub fn wait_for_one(&self, at_most: Duration) {
+        let before = ended(&self.changes.lock().expect("no panic"));
+        self.wait_for(before + 1, at_most);
+    }
+
+    /// Waits until so many have been reported as done, or for `at_most`.
+    pub fn wait_for(&self, count: usize, at_most: Duration) {
         let changes = self.changes.lock().expect("no panic");
-        let ended = |changes: &Vec<Change>| changes.iter().filter(|change| change.ended.is_some()).count();
-        let before = ended(&changes);
-        let _ = self.done.wait_timeout_while(changes, at_most, |changes| ended(changes) == before);
+        let _ = self.done.wait_timeout_while(changes, at_most, |changes| ended(changes) < count);
     }
 
     pub fn stop(&self) {
@@ -76,11 +80,21 @@ impl Account {
         allowed
     }
 
-    /// The stores on which work had begun.
-    pub fn stores(&self, until: Instant) -> BTreeSet<String> {
+    /// The stores on which work had begun, in the order in which it did.
+    pub fn stores(&self, until: Instant) -> Vec<String> {
         let changes = self.changes.lock().expect("no panic");
-        changes.iter().filter(|change| change.began <= until).map(|change| change.store.clone()).collect()
+        let mut stores: Vec<String> = Vec::new();
+        for change in changes.iter().filter(|change| change.began <= until) {
+            if !stores.contains(&change.store) {
+                stores.push(change.store.clone());
+            }
+        }
+        stores
     }
+}
+
+fn ended(changes: &[Change]) -> usize {
+    changes.iter().filter(|change| change.ended.is_some()).count()
 }
 
 /// How the workers work.
