@@ -98,7 +98,7 @@ fn ended(changes: &[Change]) -> usize {
 }
 
 /// How the workers work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Manner {
     /// Three at once in one store: imports, removals, collections.
     Churn,
