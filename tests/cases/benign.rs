@@ -165,7 +165,7 @@ fn b14_old_and_gnu_headers_and_the_prefix_of_ustar_import() {
 
 /// A docker archive of older days: `<id>/layer.tar` or what `layer_name` says, packed as asked, and a configuration
 /// whose name has a prefix.
-fn flat_docker(image: &Image, layers: &[Layer], suffix: &str, config_name: &str) -> Vec<u8> {
+pub fn flat_docker(image: &Image, layers: &[Layer], suffix: &str, config_name: &str) -> Vec<u8> {
     let names: Vec<String> = (0..layers.len()).map(|at| format!("{at:064}{suffix}")).collect();
     let mut members: Members = names.iter().cloned().zip(layers.iter().map(Layer::blob)).collect();
     members.push((config_name.into(), image.config_bytes()));

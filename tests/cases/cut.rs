@@ -98,14 +98,14 @@ fn zstd_checked(data: &[u8]) -> Vec<u8> {
 struct Bench {
     house: House,
     engine: Engine,
-    outside: Vec<String>,
+    around: Vec<String>,
 }
 
 impl Bench {
     fn new() -> Bench {
         let house = House::new();
         let engine = Engine::open(house.store(), EngineOptions::default()).expect("a store");
-        Bench { outside: listing(&house.outside()), engine, house }
+        Bench { around: house.around(), engine, house }
     }
 
     fn images(&self) -> Vec<String> {
@@ -123,7 +123,7 @@ impl Bench {
             self.engine.remove(images).expect("removes");
         }
         drop(self.engine);
-        assert_untouched(what, &self.house, &self.outside);
+        assert_untouched(what, &self.house, &self.around);
         self.house.is_clean(what);
     }
 }

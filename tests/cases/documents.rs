@@ -30,6 +30,8 @@ fn t12_sizes_that_lie_are_refused() {
             }))
         });
     }
+    let wrong_size = with_manifest(&sample(), |m| m["layers"][0]["size"] = json!(1));
+    refused_by("a size", &RARE_WAYS, |_| archive(&wrong_size));
     // A header says as much as there is, and the next one begins where it ends.
     for size in [0, 511, 513, 1 << 20] {
         let image = sample();
@@ -123,6 +125,7 @@ fn t15_a_claim_to_anothers_tree_is_refused_also_if_the_store_has_it() {
     refused("alone", |_| liar.clone());
     let docker = with_docker_config(&other, |config| config["rootfs"]["diff_ids"] = json!(stolen));
     refused_by("docker-save", &DOCKER_WAYS, |_| docker.clone());
+    refused_by("docker-save", &RARE_WAYS, |_| docker.clone());
     for way in DOCKER_WAYS {
         let house = House::new();
         house.import(Way::File, &honest.oci(), &["--tag", "example.com/honest:1"]).ok();
@@ -259,7 +262,8 @@ fn t22_an_archive_does_not_take_a_name_silently() {
         let house = House::new();
         house.import(way, &format(&one), &[]).ok();
         let before = house.images();
-        house.import(way, &format(&other), &["--no-retag"]);
+        let refused = house.import(way, &format(&other), &["--no-retag"]).fails(1);
+        assert!(refused.stderr.contains(NAME), "{way:?}: {}", refused.stderr);
         assert_eq!(before, house.images(), "{way:?}");
         let json = house.import(way, &format(&one), &["--no-retag"]).ok().json();
         assert_ne!(json["images"][0]["outcome"], "retagged", "{way:?}: its own name");

@@ -17,7 +17,11 @@ fn t1_t2_t4_t6_t7_links_lead_nowhere_outside() {
     let attack = |what: &str, build: &dyn Fn(&str) -> Vec<Layer>| {
         both_harmless(what, |house| several(build(house.outside().to_str().expect("text"))));
     };
-    attack("write through", &|out| vec![layer().symlink("e", out).file("e/x", "1").file("e/victim", "2")]);
+    let through = |out: &str| vec![layer().symlink("e", out).file("e/x", "1").file("e/victim", "2")];
+    attack("write through", &through);
+    let build = |house: &House| several(through(house.outside().to_str().expect("text")));
+    harmless("write through", &RARE_WAYS, |house| build(house).oci());
+    harmless("write through", &RARE_WAYS, |house| build(house).docker());
     attack("mkdir through", &|out| vec![layer().symlink("e", out).dir("e/made").mode(0o777)]);
     attack("through a lower one", &|out| {
         vec![layer().symlink("e", out), file("e/x", "1").dir("e").mode(0o777)]

@@ -32,11 +32,11 @@ fn refused_unless(what: &str, archive: &[u8], refused: &[&str], allowed: &[&str]
 }
 
 /// An image with a sparse file, by its map as PAX 1.0 has it.
-fn sparse(map: &str, real_size: &str) -> Vec<u8> {
+fn sparse(map: &str, real_size: &str) -> Image {
     sparse_with(map, real_size, &[])
 }
 
-fn sparse_with(map: &str, real_size: &str, content: &[u8]) -> Vec<u8> {
+fn sparse_with(map: &str, real_size: &str, content: &[u8]) -> Image {
     let records = [
         ("GNU.sparse.major", "1"),
         ("GNU.sparse.minor", "0"),
@@ -47,18 +47,18 @@ fn sparse_with(map: &str, real_size: &str, content: &[u8]) -> Vec<u8> {
     data.resize(data.len().next_multiple_of(512), 0);
     data.extend_from_slice(content);
     let member = tar_member(EntryType::Regular, "GNUSparseFile.0/sparse", data.len() as u64, &data);
-    one(raw_layer([pax(&records), member, END.to_vec()].concat()))
+    several([raw_layer([pax(&records), member, END.to_vec()].concat())])
 }
 
 #[test]
 fn t10_sparse_maps_without_bound_are_refused() {
-    refused("ten million regions announced", |_| sparse("10000000\n", "1000"));
-    refused("a number of regions without end", |_| sparse(&"1".repeat(400), "1000"));
-    refused("regions that are not there", |_| sparse("1000\n0\n1\n", "1000"));
-    refused("a size beyond any file", |_| sparse("1\n0\n0\n", "18446744073709551615"));
+    both_refused("ten million regions announced", |_| sparse("10000000\n", "1000"));
+    both_refused("a number of regions without end", |_| sparse(&"1".repeat(400), "1000"));
+    both_refused("regions that are not there", |_| sparse("1000\n0\n1\n", "1000"));
+    both_refused("a size beyond any file", |_| sparse("1\n0\n0\n", "18446744073709551615"));
     if root() {
         let thousand: String = (0..1000).map(|at| format!("{}\n0\n", at * 4096)).collect();
-        let (tree, _) = imports("a thousand regions", &sparse(&format!("1000\n{thousand}"), "4096000"), NAME);
+        let (tree, _) = both_import("a thousand regions", &sparse(&format!("1000\n{thousand}"), "4096000"));
         has(&tree, "sparse file");
     }
 }
@@ -67,7 +67,7 @@ fn t10_sparse_maps_without_bound_are_refused() {
 #[test]
 fn t11_a_huge_sparse_lastlog_imports_and_takes_no_space() {
     let lastlog = sparse_with("1\n300000000000\n512\n", "300000000512", &[b'x'; 512]);
-    for way in WAYS {
+    for (way, lastlog) in WAYS.iter().flat_map(|&way| [(way, lastlog.oci()), (way, lastlog.docker())]) {
         let house = House::new();
         house.import(way, &lastlog, &[]).ok();
         let stat = std::fs::metadata(find(&house.store().join("trees"), "sparse")).expect("the file");
@@ -135,16 +135,30 @@ fn memory_does_not_grow_with_what_a_layer_unpacks_to() {
     }
 }
 
+/// There the bytes alone say how a layer is packed.
+#[test]
+fn t11_bombs_of_docker_archives_are_refused() {
+    let behind = [tar_member(EntryType::Regular, "a", 0, &[]), END.to_vec(), vec![0; 64 << 20]].concat();
+    for (what, tar) in [("zeros", zeros(64)), ("zeros behind the end", behind)] {
+        let layers = [raw_layer(tar).packed(Pack::Zstd)];
+        let image = several(layers.clone());
+        let config = format!("{}.json", &digest(&image.config_bytes())["sha256:".len()..]);
+        let bomb = crate::benign::flat_docker(&image, &layers, ".tar", &config);
+        assert!(bomb.len() < 1 << 20, "{} bytes are no bomb", bomb.len());
+        refused_unless(what, &bomb, &["--max-layer-size", "32MiB"], &[]);
+    }
+}
+
 #[test]
 fn t11_entries_names_and_extensions_have_limits() {
     let many = one((0..200).fold(layer(), |layer, at| layer.file(&format!("f{at}"), "")));
     refused_unless("200 entries", &many, &["--max-entries", "100"], &[]);
     let name = |flag: u8, size: u64| {
         let member = tar_member(EntryType::new(flag), "././@LongLink", size, &[b'n'; 4096]);
-        one(raw_layer([member, END.to_vec()].concat()))
+        several([raw_layer([member, END.to_vec()].concat())])
     };
     for flag in [b'L', b'K', b'x', b'g'] {
-        refused(&format!("a gigabyte in an extension {:?}", char::from(flag)), |_| name(flag, 1 << 30));
+        both_refused(&format!("a gigabyte in an extension {:?}", char::from(flag)), |_| name(flag, 1 << 30));
     }
 }
 
@@ -181,7 +195,7 @@ fn beyond() -> Vec<(&'static str, u64, Vec<u8>, &'static [Way])> {
         ("layer_entries", 100, many.clone(), BOTH),
         ("layer_bytes", 1 << 20, packed(zeros(2)), BOTH),
         ("layer_lists_bytes", 10_000, many, BOTH),
-        ("sparse_regions", 100, sparse(&format!("200\n{map}"), "819200"), BOTH),
+        ("sparse_regions", 100, sparse(&format!("200\n{map}"), "819200").oci(), BOTH),
         ("archive_members", 3, three.clone(), BOTH),
         // A plain archive is not read beyond its end.
         ("trailing_bytes", 10_000, padded, &[Way::GzipStdin]),

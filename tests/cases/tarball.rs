@@ -30,7 +30,7 @@ fn holds_what_gnu_tar_lists(what: &str, tar: Vec<u8>, expected: &[&str]) {
     if let Some(listed) = gnu_listing(&tar) {
         assert_eq!(listed, expected, "{what}");
     }
-    let (tree, _) = imports(what, &one(raw_layer(tar)), NAME);
+    let (tree, _) = both_import(what, &several([raw_layer(tar)]));
     let names: Vec<&str> = tree[1..].iter().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(names, expected, "{what}: {tree:#?}");
 }
@@ -55,7 +55,7 @@ fn t9_an_entry_hidden_behind_a_pax_size_stays_data() {
     if !root() {
         return;
     }
-    let (tree, _) = imports("a PAX size", &one(raw_layer(tar)), NAME);
+    let (tree, _) = both_import("a PAX size", &several([raw_layer(tar)]));
     has(&tree, "outer file");
     has(&tree, "last file");
     lacks(&tree, "hidden");
@@ -96,7 +96,7 @@ fn t9_a_hard_link_with_a_size_has_no_data() {
 fn t9_extensions_that_cannot_be_read_are_refused() {
     let with = |records: &[u8]| {
         let header = tar_member(EntryType::XHeader, "PaxHeaders/x", records.len() as u64, records);
-        one(raw_layer([header, inner("a"), END.to_vec()].concat()))
+        several([raw_layer([header, inner("a"), END.to_vec()].concat())])
     };
     for records in [
         &b"99 size=0\n"[..],
@@ -109,13 +109,13 @@ fn t9_extensions_that_cannot_be_read_are_refused() {
         b"12 path=a\0b\n",
         b"32 size=99999999999999999999999\n",
     ] {
-        refused(&format!("{:?}", String::from_utf8_lossy(records)), |_| with(records));
+        both_refused(&format!("{:?}", String::from_utf8_lossy(records)), |_| with(records));
     }
     let global = b"10 size=0\n";
     let tar = [tar_member(EntryType::XGlobalHeader, "g", 10, global), inner("a"), END.to_vec()].concat();
-    refused("a size for all entries", |_| one(raw_layer(tar.clone())));
+    both_refused("a size for all entries", |_| several([raw_layer(tar.clone())]));
     let tar = [pax(&[("path", "a")]), END.to_vec()].concat();
-    refused("an extension of nothing", |_| one(raw_layer(tar.clone())));
+    both_refused("an extension of nothing", |_| several([raw_layer(tar.clone())]));
 }
 
 #[test]

@@ -13,7 +13,15 @@ use super::image::digest;
 
 /// Lists `root` and everything in it: `path type mode uid:gid mtime [size content] [link] [device] [xattrs] [hard link to]`.
 pub fn listing(root: &Path) -> Vec<String> {
-    let paths = walk(root);
+    lines(root, walk(root, None))
+}
+
+/// As [`listing`], without `left_out` and all that is below it.
+pub fn listing_without(root: &Path, left_out: &Path) -> Vec<String> {
+    lines(root, walk(root, Some(left_out)))
+}
+
+fn lines(root: &Path, paths: Vec<PathBuf>) -> Vec<String> {
     // A file with a name outside of the tree, as overlayfs shows one of two links whose other was deleted, has one name here.
     let mut names: HashMap<(u64, u64), Vec<&Path>> = HashMap::new();
     for path in &paths {
@@ -67,12 +75,15 @@ pub fn assert_same(what: &str, left: &[String], right: &[String]) {
     assert!(lines.is_empty(), "{what}: the trees differ (- first, + second):\n{}", lines.join("\n"));
 }
 
-fn walk(root: &Path) -> Vec<PathBuf> {
+fn walk(root: &Path, left_out: Option<&Path>) -> Vec<PathBuf> {
     let mut found = vec![root.to_path_buf()];
     let mut pending = vec![root.to_path_buf()];
     while let Some(directory) = pending.pop() {
         for entry in fs::read_dir(&directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display())) {
             let path = entry.expect("a directory entry").path();
+            if left_out == Some(path.as_path()) {
+                continue;
+            }
             if fs::symlink_metadata(&path).expect("an entry that stays").is_dir() {
                 pending.push(path.clone());
             }
