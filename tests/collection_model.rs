@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use support::image::{Image, Pack, gzip, image, layer, noise};
 use support::run::command;
+use support::tally::Executions;
 use transload::engine::RemoveOptions;
 use transload::metadata::{Labels, Resource};
 use transload::progress::{Event, Progress, Silent};
@@ -365,6 +366,7 @@ fn collections_beside_imports_take_all_that_is_dead_and_nothing_that_lives() {
     let archives = archives(scratch.path());
     let (steps, first) = (number("TRANSLOAD_MODEL_STEPS", 240), number("TRANSLOAD_MODEL_SEED", 1));
     for seed in first..first + number("TRANSLOAD_MODEL_SEEDS", 1) {
+        let _row = Executions::of("steps beside collections", steps);
         eprintln!("{steps} steps from seed {seed}");
         play(&scratch.path().join(format!("store-{seed}")), &archives, steps, seed);
     }

@@ -1,13 +1,14 @@
 //! Claims between threads: whatever happens to owners and followers, each finds out, one at a time works, what one
 //! finishes all see, and nothing is left behind.
 
+use crate::condvar::waits;
 use crate::explore;
 use crate::parallel::in_flight::{Claim, InFlight, Owner, Waited};
 use shuttle::sync::atomic::{AtomicUsize, Ordering};
 use shuttle::{rand::Rng, thread};
 use std::sync::Arc;
 use std::time::Duration;
-use transload::Cancel;
+use transload::{Cancel, ErrorKind};
 
 /// How an owner ends.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +23,6 @@ enum End {
 struct World {
     working: AtomicUsize,
     finished: AtomicUsize,
-    cancelled: AtomicUsize,
 }
 
 type Map = InFlight<u32, u32>;
@@ -54,12 +54,12 @@ fn claim_and_work(map: &Map, world: &World, cancel: &Cancel, end: End) {
         Claim::Follower(ticket) => match ticket.wait(cancel, None) {
             Ok(Waited::Done(value)) => assert_eq!(value, 1),
             Ok(Waited::Yours(owner)) => work(world, owner, end),
-            Err(_) => drop(world.cancelled.fetch_add(1, Ordering::SeqCst)),
+            Err(error) => assert!(error.kind() == ErrorKind::Cancelled && cancel.is_cancelled(), "{error}"),
         },
     }
 }
 
-/// Lets each of `ends` loose on one key, and looks at what is left.
+/// Lets each of `ends` loose on one key, and looks at what is left. The last may be cancelled at any moment.
 fn all_at_once(ends: &'static [End], cancel_last: bool, check: fn(&World)) {
     explore(move || {
         let (map, world) = (Map::new(), Arc::new(World::default()));
@@ -69,7 +69,8 @@ fn all_at_once(ends: &'static [End], cancel_last: bool, check: fn(&World)) {
             .map(|(at, end)| {
                 let (map, world, cancel) = (map.clone(), Arc::clone(&world), Cancel::new());
                 if cancel_last && at + 1 == ends.len() {
-                    cancel.cancel();
+                    let cancel = cancel.clone();
+                    thread::spawn(move || cancel.cancel());
                 }
                 thread::spawn(move || claim_and_work(&map, &world, &cancel, *end))
             })
@@ -109,6 +110,32 @@ fn any_mix_of_ends_finishes_at_most_once() {
 fn a_cancelled_follower_takes_nothing_with_it() {
     all_at_once(&[End::Finish; 3], true, finished_once);
     all_at_once(&[End::Drop, End::Finish, End::Finish], true, finished_once);
+}
+
+/// While it waits, in some schedules; in others it comes too late, or is cancelled before.
+#[test]
+fn a_follower_that_waits_is_told_that_it_is_cancelled() {
+    let told = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let seen = Arc::clone(&told);
+    explore(move || {
+        let (map, cancel) = (Map::new(), Cancel::new());
+        let Claim::Owner(owner) = map.claim(7) else { panic!("nobody was before it") };
+        let (other, token) = (map.clone(), cancel.clone());
+        let follower = thread::spawn(move || {
+            let Claim::Follower(ticket) = other.claim(7) else { return false };
+            waits();
+            let waited = ticket.wait(&token, None);
+            waited.is_err() && waits() > 0
+        });
+        let canceller = thread::spawn(move || cancel.cancel());
+        owner.finish(1);
+        canceller.join().expect("no panic");
+        let told = follower.join().expect("no panic");
+        seen.fetch_add(usize::from(told), Ordering::SeqCst);
+        assert!(map.is_empty(), "{} keys are left in the map", map.len());
+    });
+    let told = told.load(Ordering::SeqCst);
+    assert!(told > 10, "{told} schedules only, so this shows nothing");
 }
 
 #[test]

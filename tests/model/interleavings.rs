@@ -1,10 +1,13 @@
 //! Any interleaving of imports, removals and collections, through several engines on one store, leaves what doing them in
-//! turn leaves: the same names, the same trees, and after a last collection the same blobs, layers and snapshots.
+//! turn leaves: the same names, the same trees, and after a last collection the same blobs, layers and snapshots, whatever
+//! their numbers are, and no lease and no work in progress.
 //!
 //! Each thread has names of its own, so that there is one right answer; the layers are everybody's.
 
 use crate::support::image::{Image, Pack, file, image, layer};
 use crate::support::listing::{assert_same, listing};
+use crate::support::soundness::{contents, leftovers};
+use crate::support::tally::Executions;
 use proptest::prelude::*;
 use std::path::Path;
 use transload::progress::Silent;
@@ -74,13 +77,15 @@ fn state(engine: &Engine, root: &Path) -> Vec<String> {
         lines.extend(listing(&at).into_iter().map(|line| format!("{name}: {line}")));
         std::fs::remove_dir_all(&at).expect("removes");
     }
-    for place in ["blobs/sha256", "trees", "ingest"] {
-        let entries = std::fs::read_dir(root.join(place)).expect("a store");
-        let mut names: Vec<_> =
-            entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect();
-        names.sort();
-        lines.push(format!("{place}: {names:?}"));
-    }
+    let contents = contents(root);
+    lines.extend(
+        contents
+            .into_iter()
+            .flat_map(|(what, lines)| lines.into_iter().map(move |line| format!("{what}: {line}"))),
+    );
+    // Of two snapshots that say the same one would be seen.
+    lines.push(format!("{} snapshots", std::fs::read_dir(root.join("snapshots")).expect("a store").count()));
+    assert_eq!(leftovers(root), Vec::<String>::new());
     lines
 }
 
@@ -95,6 +100,7 @@ proptest! {
     fn any_interleaving_of_imports_removals_and_collections_equals_a_sequential_one(
         threads in prop::collection::vec(prop::collection::vec(step(), 1..5), 2..5)
     ) {
+        let _row = Executions::of("interleavings of engines", 1);
         let scratch = crate::support::scratch();
         let (together, in_turn) = (scratch.path().join("together"), scratch.path().join("in-turn"));
         // The first engine makes the store; each thread has one of its own, as a process would.

@@ -2,6 +2,7 @@
 //! and whoever waited looks again. The locks, the directories and the renames are the real ones (`io::locked`); each
 //! shuttle thread is a process, with a descriptor of its own for each lock, and may be killed between any two calls.
 
+use crate::support::tally::Executions;
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use shuttle::sync::atomic::{AtomicUsize, Ordering};
@@ -142,6 +143,7 @@ fn all_at_once(fates: &'static [Fate], gc: bool, check: fn(&World)) {
         sweep(&world);
         assert_eq!(std::fs::read_dir(world.dir.path().join("ingest")).expect("lists").count(), 0);
     };
+    let _row = Executions::of("schedules of claims between processes", schedules as u64);
     shuttle::check_random(case, schedules);
 }
 

@@ -39,13 +39,36 @@ impl Tally {
         let line = serde_json::json!({
             "part": part, "injected": injected, "survived": survived, "lost": lost, "leaked": leaked,
         });
-        println!("{line}");
-        if let Some(path) = std::env::var_os("TRANSLOAD_TORTURE_REPORT") {
-            let mut file = std::fs::File::options().create(true).append(true).open(path).expect("the report");
-            writeln!(file, "{line}").expect("the report");
-        }
+        report(&line);
         assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
         assert!(injected >= at_least, "{part}: {injected} faults only, so this shows nothing");
+    }
+}
+
+/// Counts the executions of what explores, or a finding if it panics. Several of one part are one row of the table.
+pub struct Executions {
+    part: &'static str,
+    count: u64,
+}
+
+impl Executions {
+    pub fn of(part: &'static str, count: u64) -> Self {
+        Executions { part, count }
+    }
+}
+
+impl Drop for Executions {
+    fn drop(&mut self) {
+        let findings = u64::from(std::thread::panicking());
+        report(&serde_json::json!({"part": self.part, "executions": self.count, "findings": findings}));
+    }
+}
+
+fn report(line: &serde_json::Value) {
+    println!("{line}");
+    if let Some(path) = std::env::var_os("TRANSLOAD_TORTURE_REPORT") {
+        let mut file = std::fs::File::options().create(true).append(true).open(path).expect("the report");
+        writeln!(file, "{line}").expect("the report");
     }
 }
 
