@@ -7,6 +7,7 @@ mod support;
 
 mod full;
 mod policies;
+mod steps;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -91,40 +92,6 @@ fn failed_well(ran: &Ran, codes: &[i32], cause: &str) -> Vec<String> {
         ran.code.is_some_and(|code| codes.contains(&code)) && errors == 1 && ran.stderr.contains(cause);
     let well = well && !ran.stderr.contains("panicked");
     if well { Vec::new() } else { vec![format!("{} ended with {:?}: {}", ran.command, ran.code, ran.stderr)] }
-}
-
-#[test]
-fn a_step_that_fails_says_why_and_the_store_stays_usable() {
-    let scene = Scene::new();
-    let mut tally = Tally::new("ENOSPC, EIO, EMFILE at each step");
-    let report = scene.dir.path().join("points");
-    let words = scene.words(&["import", "-q"]);
-    let mut run = command(&scene.store("counted"), &words);
-    run.env("TRANSLOAD_FAILPOINTS_REPORT", &report);
-    finished(&mut run).ok();
-    let text = std::fs::read_to_string(report).expect("a report");
-    let errors =
-        [("enospc", "No space left"), ("eio", "Input/output error"), ("emfile", "Too many open files")];
-    for (number, line) in text.lines().filter(|line| !line.starts_with('*')).enumerate() {
-        let (point, count) = line.split_once(' ').expect("a point and a count");
-        let count: u64 = count.parse().expect("a count");
-        let step = if thorough() { 1 } else { (count / 2).max(1) };
-        for moment in (1..=count).step_by(step as usize) {
-            // All three take turns at each point when there is no time for all.
-            let one = (number + moment as usize) % 3;
-            for (action, cause) in if thorough() { &errors[..] } else { &errors[one..=one] } {
-                let store = scene.store("store");
-                let fault = format!("{point}={action}@{moment}");
-                let ran = with_faults(&store, &fault, &words);
-                // What only tidies up may fail without a word.
-                let mut lost = if ran.code == Some(0) { Vec::new() } else { failed_well(&ran, &[1], cause) };
-                let (more, leaked) = scene.usable(&store);
-                lost.extend(more);
-                tally.fault(&fault, lost, leaked);
-            }
-        }
-    }
-    tally.end(30);
 }
 
 #[test]
