@@ -128,6 +128,8 @@ fn a_follower_that_waits_is_told_that_it_is_cancelled() {
             waited.is_err() && waits() > 0
         });
         let canceller = thread::spawn(move || cancel.cancel());
+        // Work, so that there is something to wait for.
+        (0..8).for_each(|_| thread::yield_now());
         owner.finish(1);
         canceller.join().expect("no panic");
         let told = follower.join().expect("no panic");
