@@ -147,8 +147,10 @@ impl Bench {
     }
 }
 
-/// The ways in, and what they are called.
-const BOTH_WAYS: [(&str, fn(&[u8]) -> Input); 2] = [("stream", stream), ("file", file_of)];
+/// What a way in is called, and how bytes go in by it.
+type Way = (&'static str, fn(&[u8]) -> Input);
+
+const BOTH_WAYS: [Way; 2] = [("stream", stream), ("file", file_of)];
 
 #[test]
 fn t18_a_small_archive_cut_at_any_byte_is_refused() {
