@@ -71,7 +71,12 @@ pub fn run(data: &[u8]) {
     }
     let (limits, budget) = (limits(), Budget::new(0));
     let once = std::io::Cursor::new(data.clone());
-    let stream = open(Input::Reader { name: "a stream".into(), reader: Box::new(once) }, &limits, &budget, &Cancel::new());
+    let stream = open(
+        Input::Reader { name: "a stream".into(), reader: Box::new(once) },
+        &limits,
+        &budget,
+        &Cancel::new(),
+    );
     let streamed = stream.and_then(|source| match source {
         Source::Stream(mut stream) => kept(&mut stream),
         Source::Seekable(_) => unreachable!("a reader cannot seek"),

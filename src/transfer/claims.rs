@@ -110,14 +110,24 @@ impl Guard {
 
     /// The work is done and recorded: followers go on.
     pub(crate) fn finish(mut self) {
-        // The lock goes first: a follower in this process that asks the other lock must find it free.
+        self.give_back();
+        for owner in self.owners.drain(..) {
+            owner.finish(());
+        }
+    }
+
+    /// The lock goes before the owners: a follower in this process that asks the other lock must find it free.
+    fn give_back(&mut self) {
         if let Some(dir) = self.extra.take() {
             // It is empty; a leftover would be swept by gc.
             let _ = dir.remove();
         }
-        for owner in self.owners.drain(..) {
-            owner.finish(());
-        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 
@@ -174,12 +184,7 @@ impl Claims {
                 guard.place = Some(ingest.place()?);
                 Ok(Claimed::Mine(TreeClaim { ingest, guard }))
             }
-            None => {
-                if let Some(dir) = guard.extra.take() {
-                    let _ = dir.remove();
-                }
-                Ok(Claimed::Taken(Waiting::Process { place: place.place(), _owner: None }))
-            }
+            None => Ok(Claimed::Taken(Waiting::Process { place: place.place(), _owner: None })),
         }
     }
 }
