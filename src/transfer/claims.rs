@@ -140,10 +140,11 @@ impl Claims {
             Claim::Follower(ticket) => return Ok(Claimed::Taken(Waiting::Thread(ticket))),
         };
         match store.content().begin(&IngestRef::blob(digest), digest.algorithm()) {
-            Ok(ingest) => Ok(Claimed::Mine(BlobClaim {
-                ingest,
-                guard: Guard { owners: vec![owner], ..Guard::default() },
-            })),
+            Ok(ingest) => {
+                let mut guard = Guard::default();
+                guard.owners.push(owner);
+                Ok(Claimed::Mine(BlobClaim { ingest, guard }))
+            }
             Err(error) if error.kind() == ErrorKind::Busy => {
                 Ok(Claimed::Taken(Waiting::Process { place: key.place(), _owner: Some(owner) }))
             }
@@ -163,7 +164,8 @@ impl Claims {
             .into_iter()
             .chain(diff_id.map(|id| Key::Tree(*id)))
             .collect();
-        let mut guard = Guard { by_diff_id: diff_id.is_some(), ..Guard::default() };
+        let mut guard = Guard::default();
+        guard.by_diff_id = diff_id.is_some();
         for key in &keys {
             match self.in_flight.claim(key.clone()) {
                 Claim::Owner(owner) => guard.owners.push(owner),

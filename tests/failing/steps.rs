@@ -29,6 +29,12 @@ const fn spared(point: &'static str, last: u64, why: &'static str) -> Spared {
     Spared { point, error: None, last, why }
 }
 
+const fn full(point: &'static str, last: u64) -> Spared {
+    Spared { point, error: Some("enospc"), last, why: OPENING }
+}
+
+const OPENING: &str =
+    "a store on a full disk can be opened, and what is missing of these is written at the next opening";
 const LEASE: &str = "a lease that is left ends with its process, and a collection takes it";
 const AFTERWARDS: &str =
     "the work is done: its lease ends with its process, and its line in the history is no promise";
@@ -39,6 +45,12 @@ const OF_IMPORTS: &[Spared] = &[
     spared("transaction.begin", 2, AFTERWARDS),
     spared("transaction.commit", 2, AFTERWARDS),
     spared("transaction.committed", 2, AFTERWARDS),
+    full("oci-layout.create", 1),
+    full("oci-layout.write", 1),
+    full("oci-layout.rename", 1),
+    full("index.json.create", 2),
+    full("index.json.write", 2),
+    full("index.json.rename", 2),
 ];
 
 /// What is done to a store, and what may fail of it.
