@@ -7,7 +7,7 @@ use super::{GcLock, Store, lock};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::durable;
 use crate::metadata::{ImageRow, Labels, LeaseRow, Resource, now_ms};
-use crate::parallel::{Cancel, Patience, failpoint};
+use crate::parallel::{Patience, failpoint};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;

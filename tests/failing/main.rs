@@ -152,13 +152,6 @@ fn wait_until(holds: impl Fn() -> bool) {
     }
 }
 
-fn until_stopped(process: &Child) {
-    let stat = format!("/proc/{}/stat", process.id());
-    wait_until(|| {
-        std::fs::read_to_string(&stat).is_ok_and(|stat| [") T ", ") Z "].iter().any(|s| stat.contains(s)))
-    });
-}
-
 #[test]
 fn a_stopped_collection_is_named_and_mounts_do_not_wait_for_it_without_end() {
     let scene = Scene::new();
