@@ -113,7 +113,7 @@ impl GcFailure {
 const MARKS: usize = 50;
 
 /// Collects, while imports run. [`crate::ErrorKind::Busy`] while another collection does, unless asked to wait. The error of
-/// one that ends early has the images that it removed: [`Error::images_removed`].
+/// one that ends early has the images that it removed: [`Error::images_removed`](crate::Error::images_removed).
 pub fn gc(store: &Store, options: &GcOptions) -> Result<GcReport> {
     let collected = trace::within(trace::verb!("gc", dry_run = options.dry_run, removed, bytes), |span| {
         let report = collect(store, options)?;
