@@ -69,7 +69,8 @@ fn state() -> MutexGuard<'static, State> {
 /// use transload::parallel::failpoint;
 /// failpoint::configure("blob.sync=skip; images.publish=kill@2")?;
 /// assert!(failpoint::configure("blob.sync=jump").is_err());
-/// # failpoint::configure("")
+/// # failpoint::configure("")?;
+/// # Ok::<(), transload::Error>(())
 /// ```
 pub fn configure(description: &str) -> Result<()> {
     let mut new = State::default();
