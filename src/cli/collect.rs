@@ -201,9 +201,14 @@ fn rm_snapshots(context: &Context, args: &Rm) -> Done {
             }
             engine.remove_snapshot(key, &options)
         };
-        match remove().doing(|| format!("cannot remove {key}"))? {
-            Removal::Done => view.removed.push(key.clone()),
-            Removal::Deferred => view.deferred.push(key.clone()),
+        match remove().doing(|| format!("cannot remove {key}")) {
+            Ok(Removal::Done) => view.removed.push(key.clone()),
+            Ok(Removal::Deferred) => view.deferred.push(key.clone()),
+            Err(error) => {
+                let gone: Vec<String> = view.removed.iter().map(|key| format!("removed {key}")).collect();
+                context.notices(&gone);
+                return Err(error.into());
+            }
         }
     }
     context.show(&view, |view| {
