@@ -78,10 +78,8 @@ fn text(engine: Option<&Engine>, whole_digests: bool, style: &Style) -> transloa
         ("IMPORTED", Align::Left),
         ("TARGET", Align::Left),
     ]);
-    let mut none = true;
     if let Some(engine) = engine {
         engine.image_lines(|line| {
-            none = false;
             table.row([
                 line.name.unwrap_or(UNNAMED),
                 line.manifest.map_or("-", |manifest| manifest.platform),
@@ -92,7 +90,7 @@ fn text(engine: Option<&Engine>, whole_digests: bool, style: &Style) -> transloa
             ]);
         })?;
     }
-    if none {
+    if table.is_empty() {
         return Ok("no images yet: transload import ARCHIVE\n".to_string());
     }
     table.sort_by(|a, b| key(a).cmp(&key(b)));

@@ -35,6 +35,26 @@ pub struct MountInfo {
     pub options: String,
 }
 
+#[cfg(test)]
+impl MountInfo {
+    /// A directory of a disk.
+    pub(crate) fn of_disk(id: u64, root: &str, target: &str) -> Self {
+        MountInfo {
+            id,
+            parent: 1,
+            device: (8, 1),
+            root: root.into(),
+            target: target.into(),
+            read_only: false,
+            shared: None,
+            follows: None,
+            fs_type: "ext4".into(),
+            source: "/dev/sda1".into(),
+            options: "rw".into(),
+        }
+    }
+}
+
 /// Every mount of this process's namespace, in the kernel's order.
 pub fn all() -> Result<Vec<MountInfo>> {
     let table = std::fs::read("/proc/self/mountinfo").doing(|| "cannot read the mount table")?;

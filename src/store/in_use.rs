@@ -443,41 +443,28 @@ impl Sight {
 mod tests {
     use super::*;
 
-    fn mount(id: u64, root: &str, target: &str) -> MountInfo {
-        MountInfo {
-            id,
-            parent: 1,
-            device: (8, 1),
-            root: root.into(),
-            target: target.into(),
-            read_only: false,
-            shared: None,
-            follows: None,
-            fs_type: "ext4".into(),
-            source: "/dev/sda1".into(),
-            options: "rw".into(),
-        }
-    }
-
     fn namespace(mounts: Vec<MountInfo>) -> Namespace {
         Namespace { name: "mnt:[1]".into(), pid: 1, own: true, mounts, whole: true }
     }
 
     #[test]
     fn a_shared_parent_takes_the_copies_of_a_mount_along() {
-        let shared = |id, group| MountInfo { shared: Some(group), ..mount(id, "/", "/") };
-        let child = |id, parent| MountInfo { parent, ..mount(id, "/x", "/mnt/x") };
+        let shared = |id, group| MountInfo { shared: Some(group), ..MountInfo::of_disk(id, "/", "/") };
+        let child = |id, parent| MountInfo { parent, ..MountInfo::of_disk(id, "/x", "/mnt/x") };
         let (ours, theirs) = (child(20, 10), child(40, 30));
         let here = namespace(vec![shared(10, 7), ours.clone()]);
-        let follows = MountInfo { follows: Some(7), ..mount(30, "/", "/") };
-        for (below, goes) in
-            [(shared(30, 7), true), (follows, true), (shared(30, 8), false), (mount(30, "/", "/"), false)]
-        {
+        let follows = MountInfo { follows: Some(7), ..MountInfo::of_disk(30, "/", "/") };
+        for (below, goes) in [
+            (shared(30, 7), true),
+            (follows, true),
+            (shared(30, 8), false),
+            (MountInfo::of_disk(30, "/", "/"), false),
+        ] {
             let there = namespace(vec![below, theirs.clone()]);
             assert_eq!(goes_with(&ours, &here, &theirs, &there), goes);
         }
-        let private = namespace(vec![mount(10, "/", "/"), ours.clone()]);
-        let there = namespace(vec![mount(30, "/", "/"), theirs.clone()]);
+        let private = namespace(vec![MountInfo::of_disk(10, "/", "/"), ours.clone()]);
+        let there = namespace(vec![MountInfo::of_disk(30, "/", "/"), theirs.clone()]);
         assert!(!goes_with(&ours, &private, &theirs, &there));
     }
 

@@ -308,29 +308,14 @@ fn node_of(path: &Path) -> Option<(u64, u64)> {
 mod tests {
     use super::*;
 
-    fn mount(id: u64, root: &str, target: &str) -> MountInfo {
-        MountInfo {
-            id,
-            parent: 1,
-            device: (8, 1),
-            root: root.into(),
-            target: target.into(),
-            read_only: false,
-            shared: None,
-            follows: None,
-            fs_type: "ext4".into(),
-            source: "/dev/sda1".into(),
-            options: "rw".into(),
-        }
-    }
-
     fn namespace(own: bool, mounts: Vec<MountInfo>) -> Namespace {
         Namespace { name: "mnt:[1]".into(), pid: std::process::id(), own, mounts, whole: true }
     }
 
     /// The store at /vol/s of a disk, which is mounted by way of /data.
     fn sight() -> Sight {
-        let here = namespace(true, vec![mount(1, "/", "/"), mount(2, "/vol", "/data")]);
+        let here =
+            namespace(true, vec![MountInfo::of_disk(1, "/", "/"), MountInfo::of_disk(2, "/vol", "/data")]);
         let root = PathBuf::from("/data/s");
         let home = Home::deepest(&root, &here).and_then(|mount| Home::inside(mount, &root));
         Sight { namespaces: vec![here], root, node: (u64::MAX, 1), home }
@@ -342,7 +327,13 @@ mod tests {
 
     fn overlay(device: (u32, u32), source: &str, options: &str) -> MountInfo {
         let (source, options) = (source.into(), options.into());
-        MountInfo { fs_type: "overlay".into(), source, options, device, ..mount(4, "/", "/elsewhere") }
+        MountInfo {
+            fs_type: "overlay".into(),
+            source,
+            options,
+            device,
+            ..MountInfo::of_disk(4, "/", "/elsewhere")
+        }
     }
 
     #[test]
@@ -360,13 +351,21 @@ mod tests {
             ("/vol/s/trees/cd/fs", "/mnt/x", false),
             ("/vol/s/blobs", "/mnt/x", false),
         ] {
-            assert_eq!(sight.shows(&of, here, &mount(3, root, target)), shown, "{root} at {target}");
+            assert_eq!(
+                sight.shows(&of, here, &MountInfo::of_disk(3, root, target)),
+                shown,
+                "{root} at {target}"
+            );
         }
-        let below = MountInfo { fs_type: "overlay".into(), ..mount(3, "/vol/s/snapshots/12/fs", "/mnt/x") };
+        let below = MountInfo {
+            fs_type: "overlay".into(),
+            ..MountInfo::of_disk(3, "/vol/s/snapshots/12/fs", "/mnt/x")
+        };
         assert!(sight.shows(&of, here, &below), "a store on an overlay");
-        let elsewhere = MountInfo { device: (8, 2), ..mount(3, "/vol/s/snapshots/12/fs", "/mnt/x") };
+        let elsewhere =
+            MountInfo { device: (8, 2), ..MountInfo::of_disk(3, "/vol/s/snapshots/12/fs", "/mnt/x") };
         assert!(!sight.shows(&of, here, &elsewhere));
-        let other_tree = mount(3, "/vol/s/trees/ab/fs", "/mnt/x");
+        let other_tree = MountInfo::of_disk(3, "/vol/s/trees/ab/fs", "/mnt/x");
         assert!(!sight.shows(&snapshot(Shape::Overlay { upper: None }, None), here, &other_tree));
         assert!(sight.shows(&snapshot(Shape::Unknown, None), here, &other_tree));
     }

@@ -37,6 +37,11 @@ impl Table {
         self.ends.resize(row_end, self.text.len());
     }
 
+    /// Whether it has no row.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
     /// Shows the rows in the order that `compare` gives them; equal ones stay as they came.
     pub fn sort_by(&mut self, compare: impl Fn(Row<'_>, Row<'_>) -> Ordering) {
         let mut order = std::mem::take(&mut self.order);
