@@ -3,10 +3,9 @@
 use super::schema;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::parallel::failpoint;
+use crate::parallel::queue::Queue;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,6 +13,7 @@ use std::time::Duration;
 
 const DATABASE: &str = "meta.db";
 const LOCK: &str = "meta.lock";
+const QUEUEING: fn() -> &'static str = || "cannot queue for the metadata database";
 
 /// Only foreign tools and a first opening can make us wait inside SQLite; our own writers queue outside of it.
 const BUSY_BACKSTOP: Duration = Duration::from_secs(30);
@@ -50,7 +50,7 @@ pub struct Metadata {
 
 struct Writer {
     connection: Connection,
-    lock: OwnedFd,
+    queue: Queue,
 }
 
 /// Whether a transaction survives a power cut once it has returned.
@@ -83,10 +83,10 @@ impl Metadata {
             let readers = Mutex::new(vec![first]);
             return Ok(Metadata { path: path.to_path_buf(), boot, writer: None, readers, immutable });
         }
-        let lock = open_lock(&root.join(LOCK))?;
+        let mut queue = Queue::open(root, LOCK)?;
         let connection = open_writer(path, mode)?;
-        prepare(&connection, &lock, mode)?;
-        let writer = Some(Mutex::new(Writer { connection, lock }));
+        prepare(&connection, &mut queue, mode)?;
+        let writer = Some(Mutex::new(Writer { connection, queue }));
         Ok(Metadata { path: path.to_path_buf(), boot, writer, readers, immutable: false })
     }
 
@@ -103,8 +103,8 @@ impl Metadata {
     /// Runs `work` in one transaction, after queueing behind the other writers of all processes.
     pub(super) fn write<T>(&self, sync: Sync, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
         let mut writer = lock(self.writer.as_ref().ok_or_else(read_only)?);
-        let Writer { connection, lock } = &mut *writer;
-        let _turn = Turn::take(lock)?;
+        let Writer { connection, queue } = &mut *writer;
+        let _turn = queue.take().doing(QUEUEING)?;
         failpoint::at("transaction.begin")?;
         let _mode = Synchronous::set(connection, sync)?;
         let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
@@ -117,7 +117,8 @@ impl Metadata {
 
     /// Comes back when whoever is writing has finished, in whatever process: what was begun before can be read then.
     pub(crate) fn settled(&self) -> Result<()> {
-        Turn::take(&lock(self.writer.as_ref().ok_or_else(read_only)?).lock).map(drop)
+        let mut writer = lock(self.writer.as_ref().ok_or_else(read_only)?);
+        writer.queue.take().map(drop).doing(QUEUEING)
     }
 
     /// From now on the log is written back early, for a disk that is nearly full. Else it grows to a thousand pages first.
@@ -204,7 +205,7 @@ fn open_writer(path: &Path, mode: OpenMode) -> Result<Connection> {
 
 /// Turns a new database into a WAL one with our tables and brings an older one up to date. One of our format is only
 /// looked at, so opening does not queue.
-fn prepare(connection: &Connection, lock: &OwnedFd, mode: OpenMode) -> Result<()> {
+fn prepare(connection: &Connection, queue: &mut Queue, mode: OpenMode) -> Result<()> {
     let version = schema::version(connection)?;
     schema::check(version)?;
     if version == 0 && mode == OpenMode::Write {
@@ -213,7 +214,7 @@ fn prepare(connection: &Connection, lock: &OwnedFd, mode: OpenMode) -> Result<()
     if version == schema::FORMAT_VERSION {
         return Ok(());
     }
-    let _turn = Turn::take(lock)?;
+    let _turn = queue.take().doing(QUEUEING)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     // Whatever else lies in the store later shows that there was a database; so it may not be lost to a power cut.
     let _mode = Synchronous::set(connection, Sync::Full)?;
@@ -252,33 +253,6 @@ fn open_immutable(path: &Path) -> Result<Connection> {
     }
     uri.push_str("?immutable=1");
     connect(Path::new(&uri), OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI)
-}
-
-fn open_lock(path: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))
-        .doing(|| format!("cannot open {}", path.display()))
-}
-
-/// One writer's turn among all processes, given back on drop. It lasts one short transaction, so blocking is fine.
-struct Turn<'a>(&'a OwnedFd);
-
-impl<'a> Turn<'a> {
-    fn take(lock: &'a OwnedFd) -> Result<Self> {
-        loop {
-            match flock(lock, FlockOperation::LockExclusive) {
-                Ok(()) => return Ok(Turn(lock)),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(errno).doing(|| "cannot queue for the metadata database"),
-            }
-        }
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let _ = flock(self.0, FlockOperation::Unlock);
-    }
 }
 
 /// Full synchronisation for the length of one transaction.

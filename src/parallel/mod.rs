@@ -14,6 +14,7 @@ mod lanes;
 pub(crate) mod lock_table;
 pub(crate) mod patience;
 mod pool;
+pub(crate) mod queue;
 mod sync;
 
 pub use budget::{Budget, Grant};

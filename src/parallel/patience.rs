@@ -6,7 +6,8 @@
 //! however slow it is. When nobody who holds it has been seen well for a minute, the wait ends with an error that names
 //! them.
 //!
-//! A lock is tried for again and again instead of queued for, so that every wait can be cancelled.
+//! A lock is tried for again and again instead of queued for, so that every wait can be cancelled. The one that everyone
+//! wants all the time has a [`super::queue`].
 
 use super::Cancel;
 use super::failpoint;
@@ -24,7 +25,7 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(5);
 
 /// How often a wait looks at who holds the lock. Often enough to see a process well that is stopped for moments all the
 /// time, because somebody traces it.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// After how long it is worth telling for whom one waits.
 const WORTH_TELLING: Duration = Duration::from_secs(5);
@@ -88,6 +89,19 @@ impl<'a> Wait<'a> {
         Wait { fd, lock, patience, started: now, looked: now, well: now, told: false }
     }
 
+    /// The same, if somebody was seen well when another waited.
+    pub(super) fn well_since(self, well: Instant) -> Self {
+        Wait { well, ..self }
+    }
+
+    pub(super) fn well(&self) -> Instant {
+        self.well
+    }
+
+    pub(super) fn longest(&self) -> Duration {
+        self.patience.longest
+    }
+
     /// Waits until it is locked. [`ErrorKind::Busy`] if that cannot be expected.
     pub(crate) fn lock(&mut self, operation: FlockOperation) -> Result<()> {
         self.lock_within(Duration::MAX, operation).map(drop)
@@ -112,7 +126,8 @@ impl<'a> Wait<'a> {
         Ok(true)
     }
 
-    fn look(&mut self) -> Result<()> {
+    /// [`ErrorKind::Busy`] if nobody who holds it has been well for too long.
+    pub(super) fn look(&mut self) -> Result<()> {
         let holding = Holding::of(self.fd)?;
         self.looked = Instant::now();
         if holding.goes_on() {

@@ -124,14 +124,14 @@ pub fn lock_alone(root: BorrowedFd<'_>) -> Result<GcLock> {
 /// Held while `index.json` is written.
 pub(super) fn index(root: BorrowedFd<'_>) -> Result<OwnedFd> {
     let fd = open(root, INDEX_LOCK)?;
-    block(&fd)?;
+    wait_for(&fd, INDEX_LOCK)?;
     Ok(fd)
 }
 
 /// Held on the store's directory itself while it becomes a store.
 pub(super) fn directory(root: BorrowedFd<'_>) -> Result<OwnedFd> {
     let fd = durable::open_dir(root, ".")?;
-    block(&fd)?;
+    wait_for(&fd, "the store's directory")?;
     Ok(fd)
 }
 
@@ -141,6 +141,7 @@ pub(super) fn open(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
 }
 
 /// For locks that are held for a moment only.
-fn block(fd: &OwnedFd) -> Result<()> {
-    try_lock(fd, FlockOperation::LockExclusive).map(drop)
+fn wait_for(fd: &OwnedFd, lock: &str) -> Result<()> {
+    let cancel = Cancel::new();
+    Wait::new(fd, lock, Patience::new(&cancel)).lock(EXCLUSIVE)
 }

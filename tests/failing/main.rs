@@ -217,13 +217,15 @@ fn whoever_waits_for_a_stopped_process_says_which_it_is_and_what_mends_it() {
     let import = scene.words(&["import", "-q"]);
     let (shared, alone) = (FlockOperation::NonBlockingLockShared, FlockOperation::NonBlockingLockExclusive);
     let mut wrong = Vec::new();
-    let scenes: [(&str, FlockOperation, &[&[&str]]); 5] = [
+    let scenes: [(&str, FlockOperation, &[&[&str]]); 7] = [
         ("collection.lock", alone, &[&["gc"], &["gc", "--wait"], &["fsck"], &["fsck", "--rebuild"]]),
         ("gc.lock", alone, &[&["gc"], &["fsck"], &import]),
         // What gc does with snapshots comes before what it does with layers and blobs.
         ("mount.lock", shared, &[&["gc"]]),
         ("sweep.lock", shared, &[&["gc"]]),
         ("sweep.lock", alone, &[&["gc"]]),
+        ("meta.lock", alone, &[&["gc"], &import]),
+        ("index.lock", alone, &[&import]),
     ];
     for (lock, operation, commands) in scenes {
         let keeper = Keeper::of(&store, lock, operation);
