@@ -115,6 +115,32 @@ fn fifty_mounts_of_one_image_at_once_do_not_meet() {
     every_step_was_told(&steps.lock().expect("no panic"), &chain);
 }
 
+#[test]
+fn of_many_mounts_onto_one_place_at_once_one_succeeds() {
+    let Some(house) = House::overlay(two_layers()) else { return };
+    let (at, _unmount) = house.place("mnt");
+    let before = house.directories();
+    for _ in 0..8 {
+        let start = std::sync::Barrier::new(8);
+        let mount = || {
+            start.wait();
+            house.engine.mount(IMAGE, &at, &MountOptions::default()).map(drop)
+        };
+        let ended: Vec<_> = std::thread::scope(|scope| {
+            let mounting: Vec<_> = (0..8).map(|_| scope.spawn(mount)).collect();
+            mounting.into_iter().map(|one| one.join().expect("no panic")).collect()
+        });
+        let (mounted, refused): (Vec<_>, Vec<_>) = ended.into_iter().partition(Result::is_ok);
+        assert_eq!(mounted.len(), 1, "{refused:?}");
+        for error in refused.into_iter().filter_map(Result::err) {
+            assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+        }
+        house.engine.unmount_with(&at, &RemovalOptions::default()).expect("unmounts");
+        assert!(!at.join("top").exists(), "there was one");
+        assert_eq!(house.directories(), before, "and nothing is left of any");
+    }
+}
+
 fn every_step_was_told(steps: &[SnapshotStep], chain: &str) {
     let mut lives: HashMap<&str, Vec<Step>> = HashMap::new();
     for step in steps {

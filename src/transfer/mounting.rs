@@ -8,15 +8,18 @@ use super::catalogue::{self, Inspection, look_into, stack_of, unpacked_chain};
 use super::idmapped;
 use super::unpack::{UnpackOptions, UnpackReport, unpack};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::io::locked::LockedDir;
 use crate::io::{durable, remove};
 use crate::metadata::{ImageRow, Labels, SnapshotKind, SnapshotRow};
 use crate::mount::{self, IdMaps, Mount, MountKind};
+use crate::oci::Digest;
 use crate::parallel::{Cancel, Patience};
-use crate::progress::{Listener, SnapshotStep, Step};
+use crate::progress::{Event, Listener, SnapshotStep, Step};
 use crate::store::chains::Chains;
 use crate::store::{InUse, Removal, RemovalOptions, Store, in_use, mounted};
 use rustix::fd::AsFd;
 use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -87,16 +90,27 @@ fn mount_inspected(
     let _at_work = store.gc_lock_shared(patience)?;
     // A collection takes a snapshot that is not mounted for one that no longer is.
     let _no_look = store.mount_lock_shared(patience)?;
-    check_not_taken(store, &target)?;
     let mut labels = mounted::labels_of_mount(&target);
     let shown = inspection.image.name.clone().unwrap_or_else(|| name.to_string());
     labels.insert(IMAGE_LABEL.to_string(), shown);
     labels.extend(chain.clone().map(|chain| (mounted::CHAIN_LABEL.to_string(), chain)));
     let mounting = Mounting { store, chain: chain.as_deref(), target: &target, labels, options };
-    match &options.ids {
-        None => mounting.attempt(mounting.chain, None),
-        Some(maps) => mounting.mapped(maps),
-    }
+    let place = hold_place(store, &target, options)?;
+    let mounted = check_not_taken(store, &target).and_then(|()| mounting.run());
+    // What is left of it is swept by gc.
+    let _ = place.remove();
+    mounted
+}
+
+/// Has those who mount at one place come one after the other, so that the second finds the first's mount. Not by a lock
+/// on the directory: that is others' to hold.
+fn hold_place(store: &Store, target: &Path, options: &MountOptions) -> Result<LockedDir> {
+    let name = format!("mount-{}", Digest::of(target.as_os_str().as_bytes()).hex());
+    let tell = || {
+        let text = format!("waits for another that mounts at {}", target.display());
+        options.listener.event(&Event::Notice(text));
+    };
+    LockedDir::acquire(store.content().ingests(), &name, &options.cancel, &mut { tell })
 }
 
 /// One mount of ours on top of another hides it, and keeps it from being taken down.
@@ -138,6 +152,13 @@ struct Mounting<'a> {
 }
 
 impl Mounting<'_> {
+    fn run(&self) -> Result<String> {
+        match &self.options.ids {
+            None => self.attempt(self.chain, None),
+            Some(maps) => self.mapped(maps),
+        }
+    }
+
     fn mapped(&self, maps: &IdMaps) -> Result<String> {
         // An image of nothing has no files to copy.
         let Some(chain) = self.chain else { return self.attempt(None, Some(maps)) };
@@ -200,8 +221,7 @@ impl Mounting<'_> {
     /// An overlay is a filesystem of its own, by whose device it is known even after it was unmounted lazily.
     fn note_device(&self, key: &str) -> Result<()> {
         let device = rustix::fs::stat(self.target)?.st_dev;
-        let text = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
-        let labels = Labels::from([(mounted::DEVICE_LABEL.to_string(), text)]);
+        let labels = mounted::labels_of_device((rustix::fs::major(device), rustix::fs::minor(device)));
         let field = format!("labels.{}", mounted::DEVICE_LABEL);
         self.store.snapshotter().update(key, &labels, &[&field]).map(drop)
     }
