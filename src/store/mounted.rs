@@ -46,6 +46,11 @@ pub fn labels_of_mount(target: &Path) -> Labels {
     labels
 }
 
+/// The labels of a snapshot whose overlay has this device.
+pub fn labels_of_device((major, minor): (u32, u32)) -> Labels {
+    Labels::from([(DEVICE_LABEL.to_string(), format!("{major}:{minor}"))])
+}
+
 /// Where a snapshot is mounted, if its labels say so.
 pub fn target_of(row: &SnapshotRow) -> Result<Option<PathBuf>> {
     let Some(label) = row.labels.get(TARGET_LABEL) else { return Ok(None) };

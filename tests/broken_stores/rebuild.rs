@@ -5,11 +5,13 @@ use crate::support;
 use crate::support::image::{file, image};
 use crate::support::run::transload;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
-use transload::metadata::Labels;
+use transload::metadata::{Labels, SnapshotRow};
 use transload::snapshot::{SnapshotFile, SnapshotKind};
+use transload::store::mounted::{DEVICE_LABEL, TARGET_LABEL};
 
 /// How a database is lost.
 type Loss = (&'static str, fn(&Path));
@@ -159,6 +161,19 @@ fn a_rebuild_does_not_begin_while_someone_is_at_work() {
     transload(&house.store(), ["fsck", "--rebuild"]).fails(5);
 }
 
+/// What is recorded of the devices of mounts, by their places.
+fn devices(store: &Path) -> BTreeMap<String, String> {
+    let engine = transload::Engine::open(store, Default::default()).expect("opens");
+    let mut devices = BTreeMap::new();
+    let mut visit = |row: &SnapshotRow| {
+        let label = |name: &str| row.labels.get(name).cloned();
+        devices.extend(label(TARGET_LABEL).zip(label(DEVICE_LABEL)));
+        Ok(())
+    };
+    engine.store().snapshotter().walk(&Default::default(), &mut visit).expect("walks");
+    devices
+}
+
 #[test]
 fn mounts_outlive_a_lost_database() {
     if !support::tools::have(&["mount"]) {
@@ -173,12 +188,15 @@ fn mounts_outlive_a_lost_database() {
     }
     let _taken_down = ["read", "write"].map(|name| support::mounts::Unmount(at(name)));
     fs::write(at("write/mine"), "kept").expect("writes");
+    let before = devices(&store);
+    assert_eq!(before.len(), 2, "{before:?}");
     lose(&store, |store| fs::remove_file(store.join("meta.db")).expect("removes"));
     let (ran, json) = house.fsck(&["--rebuild"]);
     assert_eq!(ran.code, Some(0), "{json}");
     assert_eq!(json["rebuilt"]["lost"].as_array().map(Vec::len), Some(1), "the mounts are known: {json}");
     let mounts = transload(&store, ["mount"]).ok().text();
     assert!(mounts.contains("/read") && mounts.contains("/write"), "{mounts}");
+    assert_eq!(devices(&store), before, "by which a mount is known that was unmounted lazily");
     transload(&store, ["gc"]).ok();
     assert_eq!(fs::read_to_string(at("write/mine")).expect("reads"), "kept");
     assert_eq!(fs::read_to_string(at("read/etc/second")).expect("reads"), "two\n");

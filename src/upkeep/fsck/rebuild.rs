@@ -202,7 +202,7 @@ impl Place {
             rows.iter_mut().zip(&chains).filter(|(row, _)| row.kind != SnapshotKind::Committed)
         {
             match mounts.iter().position(|mount| shows(mount, row, chain)) {
-                Some(at) => row.labels = mounted::labels_of_mount(&mounts.remove(at).target),
+                Some(at) => row.labels = labels_of(mounts.remove(at)),
                 None => unshown.push(row.key.clone()),
             }
         }
@@ -460,6 +460,14 @@ fn trees_below(rows: &[SnapshotRow], row: &SnapshotRow) -> Vec<String> {
 
 /// Whether a mount shows this snapshot: by the upper directory or the directory that has its number, or, for a view of
 /// trees, by those.
+fn labels_of(mount: &MountInfo) -> Labels {
+    let mut labels = mounted::labels_of_mount(&mount.target);
+    if mount.fs_type == "overlay" {
+        labels.extend(mounted::labels_of_device(mount.device));
+    }
+    labels
+}
+
 fn shows(mount: &MountInfo, row: &SnapshotRow, trees: &[String]) -> bool {
     let part = format!("snapshots/{}/", row.id);
     if mount.options.contains(&part) || mount.root.to_string_lossy().contains(&part) {
