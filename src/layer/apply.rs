@@ -29,6 +29,9 @@ const REPORT_EVERY: u64 = 128 << 10;
 const LINK_ROUNDS: usize = 16;
 /// The longest name of Linux's filesystems.
 const NAME_MAX: usize = 255;
+/// Linux's device numbers. mknod(2) drops what is above, and a dropped 1 could leave the 0:0 that deletes.
+const MAJOR_BITS: u32 = 12;
+const MINOR_BITS: u32 = 20;
 
 /// Extracts the layer that `input` holds, uncompressed, into the empty directory `fs`.
 ///
@@ -312,11 +315,16 @@ impl<'a> Tree<'a> {
     }
 
     fn node(&mut self, dir: &Dir, base: &[u8], entry: &Entry) -> Result<()> {
+        let (major, minor) = entry.device;
         let (kind, device) = match entry.kind {
             EntryKind::Fifo => (FileType::Fifo, 0),
-            EntryKind::BlockDevice => (FileType::BlockDevice, fs::makedev(entry.device.0, entry.device.1)),
-            _ => (FileType::CharacterDevice, fs::makedev(entry.device.0, entry.device.1)),
+            EntryKind::BlockDevice => (FileType::BlockDevice, fs::makedev(major, minor)),
+            _ => (FileType::CharacterDevice, fs::makedev(major, minor)),
         };
+        if kind != FileType::Fifo && (major >= 1 << MAJOR_BITS || minor >= 1 << MINOR_BITS) {
+            self.notices.add("a device whose number no kernel has is left out", &dir.path_of(base));
+            return Ok(());
+        }
         if kind == FileType::CharacterDevice && device == 0 {
             self.notices
                 .add("a device 0:0, which would delete what is below, is left out", &dir.path_of(base));
