@@ -3,7 +3,7 @@
 //! Members may have any name: `<id>/layer.tar`, `<DiffID>.tar`, `<id>.tar.gz`, `sha256:<id>`, `blobs/sha256/<digest>`.
 //! Computed digests decide; only where a name is a digest in so many words, the configuration must have it.
 
-use super::found::{Documents, add_names, read_config, read_name};
+use super::found::{Documents, read_config, read_name};
 use super::oci_layout::check_digest;
 use super::{Format, Found, FoundImage, FoundLayer, FoundManifest, MemberName};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -35,11 +35,12 @@ pub(super) fn read(documents: &Documents<'_>) -> Result<Option<Found>> {
     for entry in &entries {
         documents.count()?;
         let tags = entry.repo_tags.as_deref().unwrap_or_default();
+        tags.iter().try_for_each(|_| documents.count())?;
         let names: Vec<_> = tags.iter().filter_map(|tag| read_name(tag, &mut skipped)).collect();
         let manifest = read_image(documents, entry).doing(|| "cannot read manifest.json")?;
         let twin = images.iter_mut().find(|image| is_same(&image.manifests, &manifest));
         match twin {
-            Some(image) => add_names(&mut image.names, names),
+            Some(image) => image.names.extend(names),
             None => images.push(FoundImage {
                 names,
                 target: None,

@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::limits::Limits;
 use crate::oci::{ConfigSummary, Descriptor, DiffId, Digest, Platform, Reference, parse_config};
 use std::cell::Cell;
+use std::collections::HashSet;
 
 /// How an archive describes its images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,13 +107,16 @@ pub fn find_images(members: &dyn Members, limits: &Limits) -> Result<Found> {
     let documents = Documents { members, limits, bytes: Cell::new(0), count: Cell::new(0) };
     let oci = oci_layout::read(&documents)?;
     let docker = docker::read(&documents)?;
-    let found = match (oci, docker) {
+    let mut found = match (oci, docker) {
         (Some(oci), Some(docker)) => reconcile(oci, docker)?,
         (Some(found), None) | (None, Some(found)) => found,
         (None, None) => legacy::read(&documents)?.ok_or_else(no_description)?,
     };
     if found.images.is_empty() {
         return Err(no_images(&found));
+    }
+    for image in &mut found.images {
+        image.names = once(std::mem::take(&mut image.names));
     }
     Ok(found)
 }
@@ -151,7 +155,7 @@ fn reconcile(mut oci: Found, docker: Found) -> Result<Found> {
             let message = format!("manifest.json and index.json contradict each other about {name}");
             return Err(Error::malformed(message));
         };
-        add_names(&mut twin.names, image.names);
+        twin.names.extend(image.names);
     }
     oci.skipped.extend(docker.skipped);
     oci.format = Format::Both;
@@ -170,12 +174,10 @@ fn is_same(oci: &FoundManifest, docker: &FoundManifest) -> bool {
         && oci.layers.iter().zip(&docker.layers).all(same_layer)
 }
 
-pub(super) fn add_names(names: &mut Vec<Reference>, more: Vec<Reference>) {
-    for name in more {
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
+/// Each name once, where it comes first.
+fn once(names: Vec<Reference>) -> Vec<Reference> {
+    let mut known = HashSet::new();
+    names.into_iter().filter(|name| known.insert(name.clone())).collect()
 }
 
 /// A name as a reference; one that cannot be is reported.

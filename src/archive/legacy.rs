@@ -5,7 +5,7 @@
 //! without what belongs to the layer alone (`id`, `parent`, sizes), with a `history` from every layer's `json` and a
 //! `rootfs` of the computed DiffIDs, keys in alphabetical order. The same archive gives the same configuration always.
 
-use super::found::{Documents, add_names, read_name};
+use super::found::{Documents, read_name};
 use super::{Format, Found, FoundImage, FoundLayer, FoundManifest, Skipped};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{ConfigSummary, DiffId, Digest, HistoryEntry, parse_config};
@@ -20,25 +20,23 @@ const LAYER_KEYS: [&str; 8] =
 /// A configuration that lacks its DiffIDs.
 #[derive(Clone, Debug)]
 pub(super) struct LegacyConfig {
-    /// The `json` of every layer, bottom first.
-    layers: Vec<Map<String, Value>>,
+    /// The `json` of the top layer.
+    top: Map<String, Value>,
+    /// What the `json` of every layer tells, bottom first. The rest of it may be large, and is of no use.
+    history: Vec<HistoryEntry>,
 }
 
 impl LegacyConfig {
     pub(super) fn complete(&self, diff_ids: &[DiffId]) -> Vec<u8> {
-        legacy_config(&self.layers, diff_ids)
+        legacy_config(&self.top, &self.history, diff_ids)
     }
 }
 
-/// The configuration for the `json` documents of a chain of layers, bottom first, and the DiffIDs of these layers.
-pub fn legacy_config(layers: &[Map<String, Value>], diff_ids: &[DiffId]) -> Vec<u8> {
-    let empty = Map::new();
-    let top = layers.last().unwrap_or(&empty);
+fn legacy_config(top: &Map<String, Value>, history: &[HistoryEntry], diff_ids: &[DiffId]) -> Vec<u8> {
     let own = top.iter().filter(|(key, _)| !LAYER_KEYS.contains(&key.as_str()));
     let mut config: BTreeMap<&str, Value> = own.map(|(key, value)| (key.as_str(), value.clone())).collect();
     config.entry("architecture").or_insert_with(|| "amd64".into());
     config.entry("os").or_insert_with(|| "linux".into());
-    let history: Vec<HistoryEntry> = layers.iter().map(history_entry).collect();
     let plain = "history and DiffIDs are plain data";
     config.insert("history", serde_json::to_value(history).expect(plain));
     let diff_ids = serde_json::to_value(diff_ids).expect(plain);
@@ -92,7 +90,7 @@ pub(super) fn read(documents: &Documents<'_>) -> Result<Option<Found>> {
             let id = LayerId::parse(id)?;
             let names: Vec<_> = read_name(&format!("{repository}:{tag}"), &mut skipped).into_iter().collect();
             match images.iter_mut().find(|(known, _)| *known == id) {
-                Some((_, image)) => add_names(&mut image.names, names),
+                Some((_, image)) => image.names.extend(names),
                 None => images.push((id, read_image(documents, id, names)?)),
             }
         }
@@ -106,7 +104,7 @@ fn read_image(
     top: LayerId,
     names: Vec<crate::oci::Reference>,
 ) -> Result<FoundImage> {
-    let mut descriptions = Vec::new();
+    let (mut own, mut history) = (None, Vec::new());
     let mut layers = Vec::new();
     let mut seen = HashSet::new();
     let mut next = Some(top);
@@ -117,13 +115,14 @@ fn read_image(
             return Err(Error::malformed(format!("layer {} is its own ancestor", id.0.hex())));
         }
         let (description, parent) = read_layer(documents, id)?;
-        descriptions.push(description);
+        history.push(history_entry(&description));
+        own.get_or_insert(description);
         layers.push(layer(documents, id)?);
         next = parent;
     }
-    descriptions.reverse();
+    history.reverse();
     layers.reverse();
-    let legacy = LegacyConfig { layers: descriptions };
+    let legacy = LegacyConfig { top: own.unwrap_or_default(), history };
     // Until the DiffIDs are known: right in everything else.
     let config_bytes = legacy.complete(&[]);
     let config: ConfigSummary = parse_config(&config_bytes)?;

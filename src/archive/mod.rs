@@ -28,7 +28,6 @@ pub mod writer;
 
 pub use docker::docker_manifest;
 pub use found::{Format, Found, FoundImage, FoundLayer, FoundManifest, Skipped, find_images};
-pub use legacy::legacy_config;
 pub use member_name::MemberName;
 pub use members::{KeptDocuments, MemberStat, Members};
 pub use seekable::{MemberReader, Seekable};

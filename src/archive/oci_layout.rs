@@ -3,7 +3,7 @@
 //! Every document is verified against digest and size before it is believed. Entries that lead to no image
 //! (attestations, artifacts) and those whose blobs the archive leaves out are reported and skipped.
 
-use super::found::{ABSENT, Documents, add_names, read_config, read_name};
+use super::found::{ABSENT, Documents, read_config, read_name};
 use super::{Format, Found, FoundImage, FoundLayer, FoundManifest, MemberName, Skipped};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::digesting::Digester;
@@ -36,7 +36,7 @@ pub(super) fn read(documents: &Documents<'_>) -> Result<Option<Found>> {
         let known =
             |image: &&mut FoundImage| image.target.as_ref().is_some_and(|known| known.digest == entry.digest);
         match images.iter_mut().find(known) {
-            Some(image) => add_names(&mut image.names, names),
+            Some(image) => image.names.extend(names),
             None => {
                 let mut walk =
                     Walk { documents, skipped: &mut skipped, seen: HashSet::new(), image: empty(entry) };
@@ -220,7 +220,18 @@ fn no_image(manifest: &Manifest) -> Option<String> {
         return Some(format!("an artifact of type {config}, not an image"));
     }
     let in_toto = manifest.layers.iter().any(|layer| layer.media_type.starts_with("application/vnd.in-toto"));
-    in_toto.then(|| "an attestation".to_string())
+    if in_toto {
+        return Some("an attestation".to_string());
+    }
+    // Signatures (cosign) and files (oras) may come with an image's type of configuration.
+    let first = manifest.layers.first().filter(|_| !manifest.layers.iter().any(may_be_layer))?;
+    Some(format!("an artifact of type {}, not an image", first.media_type))
+}
+
+/// Whether a type leaves it open that this is a layer: the bytes decide how it is packed, and few types say that it is none.
+fn may_be_layer(layer: &Descriptor) -> bool {
+    let names = ["layer", "rootfs", "tar", "octet-stream"];
+    layer.media_type.is_empty() || names.iter().any(|name| layer.media_type.contains(name))
 }
 
 pub(super) fn blob_name(digest: &Digest) -> Result<MemberName> {

@@ -8,6 +8,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::Limits;
+pub(crate) use header::begins_tar;
 use header::{Header, checksum_fits, number, until_nul};
 use pax::{Pax, PaxSparse, check_global};
 use std::io::{self, BufRead, Read};

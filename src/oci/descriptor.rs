@@ -29,14 +29,14 @@ pub mod media_type {
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     /// The media type; empty where the document gave none, which is normal inside an index made by umoci.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_empty")]
     pub media_type: String,
     /// The digest of the bytes.
     pub digest: Digest,
     /// The number of bytes.
     pub size: u64,
     /// Places to fetch foreign layers from; kept for the record and never followed.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_empty")]
     pub urls: Vec<String>,
     /// Free-form annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_as_empty")]
@@ -65,7 +65,7 @@ impl Descriptor {
     }
 }
 
-/// Docker and Go write `null` for an empty map.
+/// Go writes `null` for what is empty, and reads it so.
 pub(crate) fn null_as_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,

@@ -8,7 +8,7 @@
 use super::descriptor::null_as_empty;
 use super::{Descriptor, DiffId, Platform, media_type};
 use crate::error::{Error, Result};
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -18,9 +18,10 @@ use std::collections::BTreeMap;
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
     /// Always 2.
+    #[serde(default = "current_version")]
     pub schema_version: u32,
     /// The media type, empty where the document gives none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_as_empty")]
     pub media_type: String,
     /// The image configuration.
     pub config: Descriptor,
@@ -37,9 +38,10 @@ pub struct Manifest {
 #[serde(rename_all = "camelCase")]
 pub struct Index {
     /// Always 2.
+    #[serde(default = "current_version")]
     pub schema_version: u32,
     /// The media type, empty where the document gives none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_as_empty")]
     pub media_type: String,
     /// The manifests and indexes that it lists.
     #[serde(default, deserialize_with = "null_as_empty")]
@@ -47,6 +49,11 @@ pub struct Index {
     /// Free-form annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_as_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+/// Nobody else asks for the version, so some writers leave it out.
+fn current_version() -> u32 {
+    2
 }
 
 /// A manifest or an index, by shape.
@@ -176,7 +183,7 @@ pub struct HistoryEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
     /// Whether the line has no layer.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not", deserialize_with = "null_as_empty")]
     pub empty_layer: bool,
 }
 
@@ -195,11 +202,9 @@ pub struct ConfigSummary {
 
 #[derive(Deserialize)]
 struct RawConfig {
-    #[serde(flatten)]
-    platform: Platform,
     #[serde(default)]
     rootfs: Option<RawRootfs>,
-    #[serde(default, deserialize_with = "null_as_empty")]
+    #[serde(default, deserialize_with = "history")]
     history: Vec<HistoryEntry>,
     #[serde(default)]
     created: Option<String>,
@@ -211,12 +216,41 @@ struct RawRootfs {
     diff_ids: Vec<DiffId>,
 }
 
+/// The most lines of a history: an empty one takes two bytes in a document and a hundred here.
+const HISTORY_LINES: usize = 10_000;
+
+fn history<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<HistoryEntry>, D::Error> {
+    struct Lines;
+    impl<'de> Visitor<'de> for Lines {
+        type Value = Vec<HistoryEntry>;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a list of what was done")
+        }
+        fn visit_unit<E>(self) -> std::result::Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Self::Value, A::Error> {
+            let mut lines = Vec::new();
+            while let Some(line) = list.next_element()? {
+                if lines.len() == HISTORY_LINES {
+                    let message = format!("its history has more than {HISTORY_LINES} lines");
+                    return Err(serde::de::Error::custom(message));
+                }
+                lines.push(line);
+            }
+            Ok(lines)
+        }
+    }
+    deserializer.deserialize_any(Lines)
+}
+
 /// Reads an image configuration.
 pub fn parse_config(json: &[u8]) -> Result<ConfigSummary> {
     top_level(json)?;
     let raw: RawConfig = parse(json)?;
     Ok(ConfigSummary {
-        platform: raw.platform,
+        // By itself: whoever flattens one into the other keeps all of the document, many times its size.
+        platform: parse(json)?,
         diff_ids: raw.rootfs.map(|rootfs| rootfs.diff_ids).unwrap_or_default(),
         history: raw.history,
         created: raw.created,

@@ -1,5 +1,6 @@
 //! Platforms, and how one is chosen (image-spec `image-index.md`; the normal form is containerd's `platforms`).
 
+use super::descriptor::null_as_empty;
 use crate::error::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
@@ -15,10 +16,10 @@ use std::{fmt, str::FromStr};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Platform {
     /// The processor architecture, by Go's names.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_empty")]
     pub architecture: String,
     /// The operating system, by Go's names.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_empty")]
     pub os: String,
     /// The variant of the architecture, such as `v7`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -16,6 +16,7 @@ use crate::archive::{KeptDocuments, MemberKind, MemberName, Stream, StreamMember
 use crate::content::{Blob, HEAD_BYTES};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::codec::Codec;
+use crate::io::tar::begins_tar;
 use crate::metadata::Resource;
 use crate::oci::{Algorithm, Digest};
 use crate::parallel::{Cancel, Lanes};
@@ -189,17 +190,7 @@ const BLOCK_BYTES: usize = 512;
 fn may_be_layer(member: &mut StreamMember<'_>) -> Result<bool> {
     let block = member.peek(BLOCK_BYTES)?;
     let compressed = Codec::sniff(block) != Codec::None;
-    Ok(compressed || block.is_empty() || block.len() == BLOCK_BYTES && is_tar_header(block))
-}
-
-/// A header block has a checksum that counts its own field as blanks; the block that ends an archive is all zeros.
-fn is_tar_header(block: &[u8]) -> bool {
-    let field = &block[148..156];
-    let sum: u64 = block.iter().map(|byte| u64::from(*byte)).sum::<u64>() + 8 * 32
-        - field.iter().map(|byte| u64::from(*byte)).sum::<u64>();
-    let digits: String = field.iter().map(|byte| *byte as char).collect();
-    let stored = u64::from_str_radix(digits.trim_matches([' ', '\0']), 8);
-    block.iter().all(|byte| *byte == 0) || stored == Ok(sum)
+    Ok(compressed || block.is_empty() || begins_tar(block))
 }
 
 /// The digest that a member's name carries: `blobs/sha256/<hex>`, or `<hex>.tar`, whose uncompressed bytes have the

@@ -83,6 +83,110 @@ fn t13_a_document_with_both_shapes_is_refused_and_one_without_a_type_imports() {
     });
 }
 
+/// Other tools are written in Go, which takes `null` for what is empty and asks for no version.
+#[test]
+fn b17_null_is_what_is_empty_and_a_version_may_be_missing() {
+    let twin = with_index(&several([file("a", "1")]), |index| {
+        index.as_object_mut().expect("an object").remove("schemaVersion");
+        index["mediaType"] = Value::Null;
+        let entry = &mut index["manifests"][0];
+        (entry["mediaType"], entry["urls"]) = (Value::Null, Value::Null);
+        entry["platform"] = json!({"architecture": null, "os": null, "variant": null});
+    });
+    imports("null", &archive(&twin), NAME);
+    let twin = with_docker_config(&several([file("a", "1")]), |config| {
+        config["history"] = json!([{"created_by": null, "empty_layer": null}]);
+    });
+    House::new().import(Way::File, &twin, &[]).ok();
+}
+
+/// As `cosign save` and `oras` write them: an image's type of configuration, and layers that are none.
+#[test]
+fn b17_signatures_and_files_beside_an_image_are_skipped_and_reported() {
+    let mut members = several([file("a", "1")]).oci_members();
+    let mut add = |data: Vec<u8>| -> Value {
+        let described = json!({"digest": digest(&data), "size": data.len()});
+        members.push((format!("blobs/sha256/{}", &digest(&data)["sha256:".len()..]), data));
+        described
+    };
+    let of_type = |mut descriptor: Value, media_type: &str| {
+        descriptor["mediaType"] = json!(media_type);
+        descriptor
+    };
+    let mut artifacts = Vec::new();
+    for (config, layer, media_type) in [
+        (
+            json!({"os": "", "architecture": "", "rootfs": {"type": "layers", "diff_ids": [digest(b"{}")]}}),
+            &br#"{"critical":{"type":"cosign container image signature"}}"#[..],
+            "application/vnd.dev.cosign.simplesigning.v1+json",
+        ),
+        (json!({}), b"hello", "application/vnd.example.file"),
+    ] {
+        let config =
+            of_type(add(config.to_string().into_bytes()), "application/vnd.oci.image.config.v1+json");
+        let layers = [of_type(add(layer.to_vec()), media_type)];
+        let manifest = json!({"schemaVersion": 2, "config": config, "layers": layers});
+        let manifest = add(manifest.to_string().into_bytes());
+        artifacts.push(of_type(manifest, "application/vnd.oci.image.manifest.v1+json"));
+    }
+    let (_, data) = members.iter_mut().find(|(name, _)| name == "index.json").expect("an index");
+    let mut index: Value = serde_json::from_slice(data).expect("JSON");
+    index["manifests"].as_array_mut().expect("a list").extend(artifacts);
+    *data = index.to_string().into_bytes();
+    let (_, report) = imports("artifacts", &archive(&members), NAME);
+    let reasons: Vec<&str> = report["skipped"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|one| one["reason"].as_str())
+        .collect();
+    assert!(reasons.iter().all(|reason| reason.starts_with("an artifact of type")), "{reasons:?}");
+    assert_eq!(reasons.len(), 2, "{reasons:?}");
+    let alone = members.iter_mut().find(|(name, _)| name == "index.json").expect("an index");
+    index["manifests"].as_array_mut().expect("a list").remove(0);
+    alone.1 = index.to_string().into_bytes();
+    let bytes = archive(&members);
+    refused("artifacts alone", |_| bytes.clone());
+}
+
+#[test]
+fn t12_a_document_does_not_grow_in_memory() {
+    let lines = |count: usize| json!(vec![json!({}); count]);
+    let sample = || several([file("a", "1")]);
+    // Two bytes each in the archive, a hundred in memory.
+    refused_by("a long history", &DOCKER_WAYS, |_| {
+        with_docker_config(&sample(), |config| config["history"] = lines(200_000))
+    });
+    let twin = with_docker_config(&sample(), |config| config["history"] = lines(1_000));
+    House::new().import(Way::File, &twin, &[]).ok();
+    let ids = ["1".repeat(64), "2".repeat(64), "3".repeat(64), "4".repeat(64)];
+    let ids = ids.each_ref().map(String::as_str);
+    let chain = [(ids[0], Some(ids[1])), (ids[1], Some(ids[2])), (ids[2], Some(ids[3])), (ids[3], None)];
+    // What is left of a layer's description is its line of the history; one is looked at at a time.
+    let large = legacy_with(&chain, &json!({"x": vec![0; 2 << 20]}));
+    let report = House::new().import(Way::File, &large, &[]).ok().json();
+    let peak = report["peak_rss_bytes"].as_u64().expect("a number of bytes");
+    assert!(peak < 384 << 20, "{peak} bytes, for four descriptions of 4 MiB");
+}
+
+#[test]
+fn t12_names_are_counted_and_each_is_taken_once() {
+    let tags: Vec<String> = (0..2_000).map(|at| format!("example.com/many:{at}")).collect();
+    let twice = |tags: &[String]| {
+        with_docker_manifest(&several([file("a", "1")]), |m| {
+            m[0]["RepoTags"] = json!(tags);
+            let same = m[0].clone();
+            m.as_array_mut().expect("a list").push(same);
+        })
+    };
+    let house = House::new();
+    house.import(Way::File, &twice(&tags), &[]).ok();
+    assert_eq!(house.images().len(), tags.len());
+    let error =
+        House::new().import(Way::File, &twice(&tags), &["--limit", "descriptors=3000"]).fails(3).stderr;
+    assert!(error.contains("descriptors"), "{error}");
+}
+
 #[test]
 fn t14_digests_that_are_none_are_refused() {
     let upper = format!("sha256:{}", "A".repeat(64));
@@ -203,10 +307,18 @@ fn t19_t20_cycles_and_diamonds_end_soon() {
 
 /// A `repositories`-only archive whose layers are called by these ids, each with its parent.
 fn legacy(layers: &[(&str, Option<&str>)]) -> Vec<u8> {
+    legacy_with(layers, &json!({}))
+}
+
+/// The same, and more in each description.
+fn legacy_with(layers: &[(&str, Option<&str>)], more: &Value) -> Vec<u8> {
     let mut members = Members::new();
     for (id, parent) in layers {
-        let mut v1 =
-            json!({"id": id, "os": "linux", "architecture": "amd64", "created": "2014-01-01T00:00:00Z"});
+        let mut v1 = more.clone();
+        v1["id"] = json!(id);
+        v1["os"] = json!("linux");
+        v1["architecture"] = json!("amd64");
+        v1["created"] = json!("2014-01-01T00:00:00Z");
         parent.iter().for_each(|parent| v1["parent"] = json!(parent));
         members.push((format!("{id}/json"), v1.to_string().into_bytes()));
         members.push((format!("{id}/layer.tar"), file("a", id).tar()));

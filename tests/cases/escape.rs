@@ -179,6 +179,21 @@ fn t25_a_device_0_0_deletes_nothing() {
 }
 
 #[test]
+fn t25_a_device_whose_number_the_kernel_would_cut_to_0_0_deletes_nothing() {
+    if !root() {
+        return;
+    }
+    for (major, minor) in [(4096, 0), (0, 1 << 20), (8192, 1 << 20)] {
+        let layers =
+            [file("etc/shadow", "secret"), layer().char_device("etc/shadow", major, minor).file("own", "1")];
+        let (tree, json) = both_import("cut to 0:0", &several(layers));
+        has(&tree, "etc/shadow file");
+        has(&tree, "own file");
+        assert!(json.to_string().contains("no kernel has"), "{json}");
+    }
+}
+
+#[test]
 fn b10_t25_devices_without_privilege_are_left_out_and_reported() {
     if !root() {
         return;

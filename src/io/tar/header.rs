@@ -8,6 +8,12 @@ pub(super) fn until_nul(bytes: &[u8]) -> &[u8] {
     &bytes[..end]
 }
 
+/// Whether a tar begins with such a block: a header whose checksum is right, or the zeros that end an archive.
+pub(crate) fn begins_tar(block: &[u8]) -> bool {
+    let block: Option<&[u8; BLOCK]> = block.try_into().ok();
+    block.is_some_and(|block| checksum_fits(block) || block.iter().all(|byte| *byte == 0))
+}
+
 /// Sums the header with the checksum field taken as spaces. Ancient writers summed signed bytes.
 pub(super) fn checksum_fits(block: &[u8; BLOCK]) -> bool {
     let Some(stored) = number(&block[148..156]) else { return false };
