@@ -42,6 +42,9 @@ pub struct EngineOptions {
     /// The memory for what is in flight, in bytes. Half of it is for the lanes, 2 MiB for each. By default 64 MiB, which is enough
     /// for 16 lanes, and more only for more lanes than that.
     pub memory_bytes: u64,
+    /// Memory beyond that for the window of one codec at a time that is larger than what is free of it, in bytes. By default enough
+    /// for what `zstd --long` writes and `zstd -d` reads without being asked to, 128 MiB.
+    pub window_bytes: u64,
     /// Which snapshotter a new store gets; `None` for what fits the filesystem.
     pub snapshotter: Option<SnapshotterKind>,
     /// Whether a store is made where none is.
@@ -70,6 +73,7 @@ impl Default for EngineOptions {
         let options = EngineOptions {
             threads: 1,
             memory_bytes: 0,
+            window_bytes: LARGEST_COMMON_WINDOW_BYTES,
             snapshotter: None,
             create: true,
             metrics: Metrics::default(),
@@ -130,6 +134,9 @@ struct Inner {
 /// What a lane has at hand: chunks between its stages, the inflater, what is on its way to the disk.
 const LANE_BYTES: u64 = 2 << 20;
 
+/// A window of 128 MiB, and what a decoder needs besides.
+const LARGEST_COMMON_WINDOW_BYTES: u64 = 136 << 20;
+
 /// As many as half of the memory has room for. The other half is for what waits between a stream and its lanes, and for the
 /// windows of codecs.
 fn lanes(wanted: usize, memory_bytes: u64) -> usize {
@@ -155,7 +162,7 @@ impl Engine {
         let inner = Inner {
             store: opened?,
             claims: Claims::default(),
-            budget: Budget::new(options.memory_bytes),
+            budget: Budget::with_window(options.memory_bytes, options.window_bytes),
             pool: Pool::new(threads),
             threads,
             metrics: options.metrics,

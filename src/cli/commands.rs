@@ -299,6 +299,7 @@ fn engine_options(args: &args::Import) -> EngineOptions {
     }
     if let Some(memory) = args.memory {
         options.memory_bytes = memory;
+        options.window_bytes = 0;
     }
     options.snapshotter = args.snapshotter.map(|choice| match choice {
         SnapshotterChoice::Overlay => SnapshotterKind::Overlay,

@@ -266,8 +266,8 @@ impl Memory {
     fn wait_for(&self, bytes: u64) -> Result<Grant> {
         let deadline = Instant::now() + BUDGET_PATIENCE;
         loop {
-            match self.budget.try_buy(bytes) {
-                Err(_) if bytes <= self.budget.total_bytes() && Instant::now() < deadline => {
+            match self.budget.try_buy_window(bytes) {
+                Err(_) if bytes <= self.budget.largest_window_bytes() && Instant::now() < deadline => {
                     self.cancel.check()?;
                     std::thread::sleep(Duration::from_millis(5));
                 }

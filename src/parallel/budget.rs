@@ -2,6 +2,7 @@
 
 use super::Cancel;
 use crate::error::{Error, Result};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -19,12 +20,25 @@ struct Shared {
     total_bytes: u64,
     free_bytes: Mutex<u64>,
     returned: Condvar,
+    window_bytes: u64,
+    window_taken: AtomicBool,
 }
 
 impl Budget {
     /// A budget of `total_bytes`.
     pub fn new(total_bytes: u64) -> Self {
-        let shared = Shared { total_bytes, free_bytes: Mutex::new(total_bytes), returned: Condvar::new() };
+        Self::with_window(total_bytes, 0)
+    }
+
+    /// The same, and besides `window_bytes` for the window of one codec at a time that needs more than is free.
+    pub fn with_window(total_bytes: u64, window_bytes: u64) -> Self {
+        let shared = Shared {
+            total_bytes,
+            free_bytes: Mutex::new(total_bytes),
+            returned: Condvar::new(),
+            window_bytes,
+            window_taken: AtomicBool::new(false),
+        };
         Budget { shared: Arc::new(shared) }
     }
 
@@ -40,7 +54,24 @@ impl Budget {
             return Err(self.too_much(bytes));
         }
         *free -= bytes;
-        Ok(Grant { budget: self.clone(), bytes })
+        Ok(Grant { budget: self.clone(), of: Share::Bytes(bytes) })
+    }
+
+    /// As [`Budget::try_buy`], for the window of a codec, which may have what is set aside for one.
+    pub(crate) fn try_buy_window(&self, bytes: u64) -> Result<Grant> {
+        let refused = match self.try_buy(bytes) {
+            Err(refused) if bytes <= self.shared.window_bytes => refused,
+            other => return other,
+        };
+        match self.shared.window_taken.swap(true, Ordering::AcqRel) {
+            true => Err(refused),
+            false => Ok(Grant { budget: self.clone(), of: Share::Window }),
+        }
+    }
+
+    /// The largest window that can ever be had.
+    pub(crate) fn largest_window_bytes(&self) -> u64 {
+        self.shared.total_bytes.max(self.shared.window_bytes)
     }
 
     /// Buys `bytes`, waiting until others return theirs. More than the whole budget is refused at once.
@@ -55,7 +86,7 @@ impl Budget {
             free = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
         }
         *free -= bytes;
-        Ok(Grant { budget: self.clone(), bytes })
+        Ok(Grant { budget: self.clone(), of: Share::Bytes(bytes) })
     }
 
     fn too_much(&self, bytes: u64) -> Error {
@@ -76,12 +107,22 @@ impl Budget {
 #[derive(Debug)]
 pub struct Grant {
     budget: Budget,
-    bytes: u64,
+    of: Share,
+}
+
+#[derive(Debug)]
+enum Share {
+    Bytes(u64),
+    /// What is set aside for one window.
+    Window,
 }
 
 impl Drop for Grant {
     fn drop(&mut self) {
-        *self.budget.lock() += self.bytes;
+        match self.of {
+            Share::Bytes(bytes) => *self.budget.lock() += bytes,
+            Share::Window => self.budget.shared.window_taken.store(false, Ordering::Release),
+        }
         self.budget.shared.returned.notify_all();
     }
 }
@@ -102,6 +143,17 @@ mod tests {
             assert!(waiting.join().expect("no panic"));
         });
         assert!(budget.try_buy(10).is_ok());
+    }
+
+    #[test]
+    fn one_window_at_a_time_is_larger_than_the_budget() {
+        let budget = Budget::with_window(10, 100);
+        assert!(budget.try_buy(11).is_err() && budget.try_buy_window(101).is_err());
+        let window = budget.try_buy_window(100).expect("is set aside");
+        assert!(budget.try_buy_window(100).is_err());
+        let _small = budget.try_buy_window(10).expect("is in the budget");
+        drop(window);
+        assert!(budget.try_buy_window(100).is_ok());
     }
 
     #[test]

@@ -113,17 +113,31 @@ fn t11_the_blob_of_a_layer_is_no_larger_than_what_it_may_unpack_to() {
     House::new().import(Way::File, &image, &["--limit", &limit]).ok();
 }
 
-#[test]
-fn t11_a_window_of_two_gigabytes_is_refused_with_a_hint() {
+/// A layer of one frame that asks for a window of 2^`log` bytes.
+fn with_window(log: u8) -> Vec<u8> {
     let tar = file("a", "1").tar();
     let size = u32::try_from(tar.len()).expect("small");
-    // Magic, no options, a window of 2^31, and one last block that is stored as it is.
-    let header = [0x28, 0xb5, 0x2f, 0xfd, 0, (31 - 10) << 3];
+    // Magic, no options, the window, and one last block that is stored as it is.
+    let header = [0x28, 0xb5, 0x2f, 0xfd, 0, (log - 10) << 3];
     let block = (size << 3 | 1).to_le_bytes();
     let blob = [&header[..], &block[..3], &tar].concat();
     let mut members = docker_members(&[several([file("a", "1")])]);
     members[0].1 = blob;
-    let bytes = archive(&members);
+    archive(&members)
+}
+
+/// What `zstd --long` writes, `zstd -d` reads without a word.
+#[test]
+fn b20_a_window_as_zstd_long_writes_it_imports_without_a_flag() {
+    House::new().import(Way::File, &with_window(27), &[]).ok();
+    House::new().import(Way::Stdin, &with_window(27), &["--threads", "1"]).ok();
+    let error = House::new().import(Way::File, &with_window(27), &["--memory", "64MiB"]).fails(3).stderr;
+    assert!(error.contains("--memory"), "{error}");
+}
+
+#[test]
+fn t11_a_window_of_two_gigabytes_is_refused_with_a_hint() {
+    let bytes = with_window(31);
     refused("a window of 2 GiB", |_| bytes.clone());
     let ran = House::new().import(Way::File, &bytes, &[]).fails(3);
     assert!(ran.stderr.contains("--memory"), "{}", ran.stderr);
