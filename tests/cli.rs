@@ -51,6 +51,34 @@ fn wrong_usage_exits_2_and_says_so_on_stderr_or_as_json() {
 }
 
 #[test]
+fn an_unnamed_image_that_has_a_named_twin_is_removed_by_its_digest_in_full() {
+    let dir = scratch();
+    let (store, archive) = (dir.path().join("store"), dir.path().join("unnamed.tar"));
+    std::fs::write(&archive, image().layer(file("a", "1")).docker()).expect("an archive");
+    let archive = archive.display().to_string();
+    transload(&store, ["import", &archive]).ok();
+    transload(&store, ["import", "--tag", "example.com/twin:1", &archive]).ok();
+    let images = || {
+        let json = transload(&store, ["--json", "images"]).ok().json();
+        json["images"].as_array().expect("a list").clone()
+    };
+    let target = images()[0]["target"].as_str().expect("a digest").to_string();
+    assert_eq!(images().len(), 2);
+    let short = &target["sha256:".len()..][..12];
+    assert!(transload(&store, ["rm", short]).fails(2).stderr.contains("it has 2 names"));
+    transload(&store, ["rm", &target]).ok();
+    let left = images();
+    assert_eq!((left.len(), &left[0]["name"]), (1, &Value::from("example.com/twin:1")));
+}
+
+#[test]
+fn leases_have_a_name_and_end_before_the_year_10000() {
+    let dir = scratch();
+    transload(dir.path(), ["leases", "add", "", "x"]).fails(2);
+    transload(dir.path(), ["leases", "add", "y", "x", "--for", "99999999d"]).fails(2);
+}
+
+#[test]
 fn help_and_completions_go_to_stdout() {
     let dir = scratch();
     for words in [vec!["--help"], vec!["import", "--help"], vec!["--version"], vec!["completions", "zsh"]] {

@@ -475,6 +475,41 @@ fn a_mount_below_one_of_others_is_left_alone() {
 }
 
 #[test]
+fn of_several_that_are_unmounted_a_busy_one_keeps_none_of_the_others() {
+    let Some(house) = House::new() else { return };
+    let mounts = ["a", "b", "c"].map(|name| house.mount(name, &["--rw"]));
+    let [a, b, c] = mounts.each_ref().map(|(at, _)| at.as_str());
+    let inside = Process::in_directory(b);
+    let ran = house.run(&["umount", a, b, c]).fails(5);
+    for expected in
+        [format!("notice: unmounted {a}"), format!("notice: unmounted {c}"), format!("cannot unmount {b}")]
+    {
+        assert!(ran.stderr.contains(&expected), "{expected} in {}", ran.stderr);
+    }
+    assert_eq!(house.mount_count(), 1);
+    inside.end();
+    house.run(&["umount", b]).ok();
+    assert_eq!((house.mount_count(), house.directories()), (0, 0));
+}
+
+#[test]
+fn a_mount_that_went_otherwise_is_told_from_those_that_are_there() {
+    let Some(house) = House::new() else { return };
+    let mounts = ["a", "b"].map(|name| house.mount(name, &[]));
+    let [a, b] = mounts.each_ref().map(|(at, _)| at.as_str());
+    rustix::mount::unmount(a, rustix::mount::UnmountFlags::empty()).expect("unmounts");
+    let mounted = |at: &str| -> Vec<bool> {
+        let listed = house.json(&["mount"])["mounts"].clone();
+        let of = listed.as_array().expect("a list").iter().filter(|one| one["target"] == at);
+        of.map(|one| one["mounted"] == true).collect()
+    };
+    assert_eq!((mounted(a), mounted(b)), (vec![false], vec![true]));
+    assert!(house.run(&["mount"]).ok().text().contains("no longer mounted"));
+    house.run(&["gc"]).ok();
+    assert_eq!((mounted(a), mounted(b)), (vec![], vec![true]));
+}
+
+#[test]
 fn a_mount_that_is_gone_goes_although_its_place_shows_something_else() {
     let Some(house) = House::new() else { return };
     for options in EITHER {

@@ -78,6 +78,7 @@ pub enum LeaseChange {
 #[derive(Debug, Args)]
 pub struct Add {
     /// The new lease; any word
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub id: String,
     /// Names of images
     #[arg(required = true, value_name = "NAME")]

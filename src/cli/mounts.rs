@@ -29,7 +29,7 @@ pub fn mount(context: &Context, args: args::Mount) -> Done {
             signals::cancel_on_signal(&options.cancel)?;
             context.open(false)?.mount(&name, &dir, &options)?;
             let target = dir.display().to_string();
-            let view = views::MountLine { target, name: Some(name), mode: mode(args.rw) };
+            let view = views::MountLine { target, name: Some(name), mode: mode(args.rw), mounted: true };
             context.show(&view, |_| String::new())
         }
         (Some(_), None) => Err(Error::new(ErrorKind::InvalidArgument, "cannot mount an image nowhere")
@@ -83,6 +83,7 @@ fn list(context: &Context) -> Done {
         target: mount.target.display().to_string(),
         name: mount.name,
         mode: mode(mount.read_write),
+        mounted: mount.mounted,
     };
     let view = views::Mounts { mounts: mounts.into_iter().map(line).collect() };
     context.show(&view, |view| human::mounts(view, &context.style))
@@ -137,12 +138,24 @@ pub fn umount(context: &Context, args: &args::Umount) -> Done {
     let options = removal_options(context, &args.busy)?;
     let engine = context.open(false)?;
     let mut view = views::Umount { unmounted: Vec::new(), deferred: Vec::new() };
+    let mut failed: Vec<Error> = Vec::new();
+    // One that is busy keeps none of the others.
     for dir in &args.dirs {
         let shown = dir.display().to_string();
-        match engine.unmount_with(dir, &options)? {
-            Removal::Done => view.unmounted.push(shown),
-            Removal::Deferred => view.deferred.push(shown),
+        match engine.unmount_with(dir, &options) {
+            Ok(Removal::Done) => view.unmounted.push(shown),
+            Ok(Removal::Deferred) => view.deferred.push(shown),
+            Err(error) => failed.push(error),
         }
+        if options.cancel.is_cancelled() {
+            break;
+        }
+    }
+    if !failed.is_empty() {
+        let gone = view.unmounted.iter().map(|dir| format!("unmounted {dir}"));
+        let others = failed.iter().skip(1).map(Error::to_string);
+        context.notices(&gone.chain(others).collect::<Vec<_>>());
+        return Err(failed.swap_remove(0).into());
     }
     let notice = |dir: &String| format!("{dir} is in use; the first gc that finds it free takes it down");
     context.notices(&view.deferred.iter().map(notice).collect::<Vec<_>>());

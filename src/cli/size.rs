@@ -62,6 +62,8 @@ pub fn parse_age(text: &str) -> Result<Duration, Error> {
     }
 }
 
+const A_THOUSAND_YEARS: Duration = Duration::from_secs(1000 * 366 * 86400);
+
 /// Reads `30` (seconds), `500ms`, `30s`, `5m`, `2h`, `7d` or `2w`.
 pub fn parse_duration(text: &str) -> Result<Duration, Error> {
     let invalid = || {
@@ -79,7 +81,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, Error> {
         _ => return Err(invalid()),
     };
     let number: u64 = text[..digits].parse().map_err(|_| invalid())?;
-    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(invalid)
+    // Dates have four digits for the year.
+    let length =
+        number.checked_mul(millis).map(Duration::from_millis).filter(|length| *length <= A_THOUSAND_YEARS);
+    length.ok_or_else(invalid)
 }
 
 /// `350 ms`, `4.2 s`, `3 min 20 s`.

@@ -98,6 +98,7 @@ pub struct MountLine {
     pub target: String,
     pub name: Option<String>,
     pub mode: &'static str,
+    pub mounted: bool,
 }
 
 #[derive(Serialize)]

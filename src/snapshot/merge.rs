@@ -103,6 +103,7 @@ impl Layer {
     fn gone(&self, path: &[u8]) -> Error {
         let what = PathBytes::new(join(&self.place, path));
         Error::new(ErrorKind::Corrupt, format!("the layer's directory {what} is gone"))
+            .with_hint("run 'transload fsck --repair'")
     }
 
     fn is_whiteout(&self, path: &[u8], stat: &Stat) -> bool {

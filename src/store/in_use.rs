@@ -299,6 +299,12 @@ impl Store {
         Ok(sight.shown(&snapshot).iter().any(|(namespace, mount)| namespace.own && mount.target == target))
     }
 
+    /// Whether each of these snapshots is seen in a mount table, of whatever namespace can be looked into.
+    pub(crate) fn seen_mounted<'a>(&self, rows: impl Iterator<Item = &'a SnapshotRow>) -> Result<Vec<bool>> {
+        let sight = self.look()?;
+        rows.map(|row| Ok(!sight.shown(&Snapshot::of(self, row)?).is_empty())).collect()
+    }
+
     /// The error if it is busy after all.
     fn try_unmount(
         &self,

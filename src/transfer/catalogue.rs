@@ -219,6 +219,11 @@ fn meant(store: &Store, name: &str, all_names: bool) -> Result<Vec<ImageRow>> {
     let mut same = store.metadata().images_by_digest(&image.target.digest.to_string())?;
     same.retain(|other| other.target.digest == image.target.digest);
     if same.len() > 1 && !all_names {
+        // The digest in full is the only name that an unnamed one has.
+        let is_called = |one: &ImageRow| one.name.is_none() && one.label_key() == name;
+        if let Some(unnamed) = same.iter().position(is_called) {
+            return Ok(vec![same.swap_remove(unnamed)]);
+        }
         let mut names: Vec<String> = same.iter().map(ImageRow::label_key).collect();
         names.sort();
         let message = format!("it has {} names: {}", names.len(), names.join(", "));

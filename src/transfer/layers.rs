@@ -57,7 +57,10 @@ impl Layer {
         match (&self.digest, &self.member) {
             (Some(digest), _) => digest.to_string(),
             (None, Some(member)) => member.to_string(),
-            (None, None) => "layer".to_string(),
+            // Of a docker archive that leaves it out.
+            (None, None) => {
+                self.claimed_diff_id.map_or("(unknown)".to_string(), |diff_id| diff_id.to_string())
+            }
         }
     }
 

@@ -61,6 +61,8 @@ pub struct MountRecord {
     pub name: Option<String>,
     /// Whether it can be written.
     pub read_write: bool,
+    /// Whether it is seen in a mount table: one that went otherwise than by [`unmount`] is not, and a collection takes what is left.
+    pub mounted: bool,
     /// The snapshot behind it.
     pub key: String,
 }
@@ -252,11 +254,16 @@ pub fn unmount(store: &Store, dir: &Path, options: &RemovalOptions) -> Result<Re
     };
     let rootfs = target.join("rootfs");
     let of = |path: &Path| row_at(store, path).doing(doing);
+    // All else that goes wrong says what was being done.
+    let cancelled = |error: Error| match error.kind() {
+        ErrorKind::Cancelled => error.context(doing()),
+        _ => error,
+    };
     let own = of(&target)?;
     let bundled = if own.is_none() { of(&rootfs)? } else { None };
     match (own, bundled) {
-        (Some(row), _) => take_down(store, &row, &target, options),
-        (None, Some(row)) => match take_down(store, &row, &rootfs, options)? {
+        (Some(row), _) => take_down(store, &row, &target, options).map_err(cancelled),
+        (None, Some(row)) => match take_down(store, &row, &rootfs, options).map_err(cancelled)? {
             Removal::Deferred => Ok(Removal::Deferred),
             Removal::Done => {
                 std::fs::remove_dir(&rootfs).doing(|| format!("cannot remove {}", rootfs.display()))?;
@@ -352,20 +359,24 @@ fn remove_unpacked(dir: &Path) -> Result<()> {
 
 /// Every mount that this store has made and not taken down, oldest first.
 pub fn mounts(store: &Store) -> Result<Vec<MountRecord>> {
-    let mut records = Vec::new();
-    let mut visit = |row: &SnapshotRow| {
-        if let Some(target) = mounted::target_of(row)? {
-            records.push(MountRecord {
-                target,
-                name: row.labels.get(IMAGE_LABEL).cloned(),
-                read_write: row.kind == SnapshotKind::Active,
-                key: row.key.clone(),
-            });
-        }
-        Ok(())
+    let list = || -> Result<Vec<MountRecord>> {
+        let mut rows = Vec::new();
+        let mut visit = |row: &SnapshotRow| {
+            rows.extend(mounted::target_of(row)?.map(|target| (target, row.clone())));
+            Ok(())
+        };
+        store.metadata().snapshot_walk(&mut visit)?;
+        let seen = store.seen_mounted(rows.iter().map(|(_, row)| row))?;
+        let record = |((target, row), mounted): ((PathBuf, SnapshotRow), bool)| MountRecord {
+            target,
+            name: row.labels.get(IMAGE_LABEL).cloned(),
+            read_write: row.kind == SnapshotKind::Active,
+            mounted,
+            key: row.key,
+        };
+        Ok(rows.into_iter().zip(seen).map(record).collect())
     };
-    store.metadata().snapshot_walk(&mut visit).doing(|| "cannot list mounts")?;
-    Ok(records)
+    list().doing(|| "cannot list mounts")
 }
 
 /// Makes an OCI runtime bundle: `config.json`, and `rootfs` with the image mounted for writing. A directory that is

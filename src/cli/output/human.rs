@@ -264,10 +264,11 @@ pub fn mounts(view: &views::Mounts, style: &Style) -> String {
     }
     let mut table = Table::new(&[("DIRECTORY", Align::Left), ("MODE", Align::Left), ("IMAGE", Align::Left)]);
     for mount in &view.mounts {
+        let gone = if mount.mounted { "" } else { " (no longer mounted; 'transload gc' takes what is left)" };
         table.row([
             mount.target.clone(),
             mount.mode.to_string(),
-            mount.name.clone().unwrap_or_else(|| "-".to_string()),
+            format!("{}{gone}", mount.name.as_deref().unwrap_or("-")),
         ]);
     }
     table.render(style)
