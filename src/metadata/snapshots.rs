@@ -93,6 +93,16 @@ impl Metadata {
     /// [`ErrorKind::AlreadyExists`] where the key is taken, [`ErrorKind::NotFound`] without the parent,
     /// [`ErrorKind::FailedPrecondition`] where the parent is not committed.
     pub fn snapshot_create(&self, new: &NewSnapshot<'_>) -> Result<SnapshotRow> {
+        self.snapshot_publish(new, |_| Ok(()))
+    }
+
+    /// The same, with what `place` does with its number, in one step: nobody sees the row before that is done, and without it
+    /// there is none. A death in between leaves a directory without a row, which counts for nothing.
+    pub(crate) fn snapshot_publish(
+        &self,
+        new: &NewSnapshot<'_>,
+        place: impl FnOnce(u64) -> Result<()>,
+    ) -> Result<SnapshotRow> {
         self.write(Sync::Lazy, |transaction| {
             let boot = self.boot();
             if get(transaction, new.key, boot)?.is_some() {
@@ -105,7 +115,9 @@ impl Metadata {
             if let Some(old) = untrusted {
                 replace(transaction, old, transaction.last_insert_rowid())?;
             }
-            must_get(transaction, new.key, boot)
+            let row = must_get(transaction, new.key, boot)?;
+            place(row.id)?;
+            Ok(row)
         })
     }
 

@@ -1,8 +1,9 @@
 //! What both snapshotters have in common: the rows, and the directories `snapshots/<n>`.
 //!
-//! A directory is made under `ingest/`, complete with `snapshot.json`, and moved to its number once the row that gives
-//! the number exists. So a directory of a number is complete; a row whose directory is missing was interrupted, and a
-//! layer's is made good by whoever commits that layer next. No disk is walked or synced inside a transaction.
+//! A directory is made under `ingest/`, complete with `snapshot.json`, and moved to its number inside the transaction that gives
+//! the number. So a directory of a number is complete, a row has its directory, and one that nobody knows was interrupted. Where
+//! a row's is missing all the same, a layer's is made good by whoever commits that layer next. No disk is walked or synced inside
+//! a transaction.
 
 use super::beneath;
 use super::filter::{Filters, kind_name};
@@ -167,30 +168,32 @@ impl Shelf {
     pub fn stage(&self) -> Result<Staged<'_>> {
         let name = format!("snapshot-{}", durable::unique_name());
         let dir = LockedDir::acquire(&self.ingests, &name, &Cancel::new(), &mut || {})?;
-        Ok(Staged { shelf: self, dir: Some(dir) })
+        Ok(Staged { shelf: self, dir: Some(dir), aside: None })
     }
 
     /// The one place to make this chain's directory in; waits for whoever is at it already.
     fn stage_layer(&self, chain_id: &ChainId, cancel: &Cancel) -> Result<Staged<'_>> {
         let name = format!("snapshot-{}", chain_id.0.hex());
         let dir = LockedDir::acquire(&self.ingests, &name, cancel, &mut || {})?;
-        let staged = Staged { shelf: self, dir: Some(dir) };
+        let staged = Staged { shelf: self, dir: Some(dir), aside: None };
         remove::remove_contents(staged.fd())?;
         Ok(staged)
     }
 
-    /// Makes the row, then gives the staged directory its number.
-    pub fn create(&self, staged: Staged<'_>, new: &NewSnapshot<'_>) -> Result<SnapshotRow> {
+    /// Makes the row and gives the staged directory its number, in one step: whoever dies leaves both or no row.
+    pub fn create(&self, mut staged: Staged<'_>, new: &NewSnapshot<'_>) -> Result<SnapshotRow> {
         staged.write_file(&SnapshotFile::of(new))?;
-        let row = self.metadata.snapshot_create(new)?;
-        match staged.place(row.id) {
-            Ok(()) => Ok(row),
-            Err(error) => {
-                // Without its directory it is of no use to anyone.
-                let _ = self.metadata.snapshot_remove(&row.key);
-                Err(error)
-            }
+        let mut placed = None;
+        let created = self.metadata.snapshot_publish(new, |id| {
+            staged.place(id)?;
+            placed = Some(id);
+            Ok(())
+        });
+        if let (Err(_), Some(id)) = (&created, placed) {
+            // It has its number and no row. What cannot be removed now is left to gc.
+            let _ = self.remove_unknown(id);
         }
+        created
     }
 
     /// Makes the committed snapshot of a layer, unless it is there: `fill` makes its `fs` and tells what to record.
@@ -227,7 +230,9 @@ impl Shelf {
         if self.has_layer(&name)?.is_some_and(|complete| complete) {
             return Ok(super::Committed::Existing);
         }
-        let staged = self.stage_layer(chain_id, cancel)?;
+        let mut staged = self.stage_layer(chain_id, cancel)?;
+        // Whoever had this place before gave it up a moment before its row can be seen.
+        self.metadata.settled()?;
         let incomplete = match self.has_layer(&name)? {
             Some(true) => return Ok(super::Committed::Existing),
             other => other.is_some(),
@@ -376,10 +381,28 @@ impl Shelf {
     }
 
     fn remove_directory(&self, name: &str) -> Result<()> {
+        match self.move_aside(name)? {
+            Some(aside) => remove::remove_tree(self.ingests.as_fd(), &aside),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes the directory of a number that no row has, and tells whether there was one. Under the turn of the writers, because
+    /// a directory may have its number a moment before its row is seen.
+    fn remove_unknown(&self, id: u64) -> Result<bool> {
+        let moved = self.metadata.without_snapshot(id, || self.move_aside(&id.to_string()))?;
+        match moved.transpose()?.flatten() {
+            Some(aside) => remove::remove_tree(self.ingests.as_fd(), &aside).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Takes its number from a directory, and tells where under `ingest/` it is now; `None` if there was none.
+    fn move_aside(&self, name: &str) -> Result<Option<String>> {
         let tombstone = format!("removed-{}", durable::unique_name());
         match fs::renameat(&self.snapshots, name, &self.ingests, &tombstone) {
-            Ok(()) => remove::remove_tree(self.ingests.as_fd(), &tombstone),
-            Err(Errno::NOENT) => Ok(()),
+            Ok(()) => Ok(Some(tombstone)),
+            Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno).doing(|| format!("cannot remove snapshots/{name}")),
         }
     }
@@ -387,17 +410,13 @@ impl Shelf {
     /// Removes directories that no row has, and tells how many.
     pub fn cleanup(&self) -> Result<u64> {
         let mut removed = 0;
-        // The directories first: a directory gets its number only after the row exists.
-        let found: Vec<String> = beneath::list(durable::open_dir(&self.snapshots, ".")?.as_fd())
+        let found = beneath::list(durable::open_dir(&self.snapshots, ".")?.as_fd())
             .doing(|| "cannot list the snapshots")?
             .into_iter()
-            .filter_map(|(name, _)| String::from_utf8(name).ok())
-            .collect();
-        let ids: HashSet<String> =
-            self.metadata.snapshot_ids()?.into_iter().map(|id| id.to_string()).collect();
-        for name in found.iter().filter(|name| !ids.contains(*name) && name.parse::<u64>().is_ok()) {
-            self.remove_directory(name)?;
-            removed += 1;
+            .filter_map(|(name, _)| String::from_utf8(name).ok()?.parse().ok());
+        let known: HashSet<u64> = self.metadata.snapshot_ids()?.into_iter().collect();
+        for id in found.filter(|id| !known.contains(id)) {
+            removed += u64::from(self.remove_unknown(id)?);
         }
         Ok(removed)
     }
@@ -474,6 +493,8 @@ impl Remade<'_> {
 pub(super) struct Staged<'a> {
     shelf: &'a Shelf,
     dir: Option<LockedDir>,
+    /// What had its number before and goes with it, under `ingest/`.
+    aside: Option<String>,
 }
 
 impl Staged<'_> {
@@ -504,13 +525,13 @@ impl Staged<'_> {
         write_file(self.fd(), file)
     }
 
-    fn place(mut self, id: u64) -> Result<()> {
+    fn place(&mut self, id: u64) -> Result<()> {
         failpoint::at("snapshot.publish")?;
         if self.try_place(id)? {
             return Ok(());
         }
-        // A power cut took the row that had this number before, and not its directory, which nobody knows now.
-        self.shelf.remove_directory(&id.to_string())?;
+        // A power cut or a death took the row that had this number before, and not its directory, which nobody knows now.
+        self.aside = self.shelf.move_aside(&id.to_string())?;
         match self.try_place(id)? {
             true => Ok(()),
             false => {
@@ -533,6 +554,9 @@ impl Drop for Staged<'_> {
         if let Some(dir) = self.dir.take() {
             // Best effort: what stays is nobody's, and gc removes it.
             let _ = remove::remove_contents(dir.fd()).and_then(|()| dir.remove());
+        }
+        if let Some(aside) = self.aside.take() {
+            let _ = remove::remove_tree(self.shelf.ingests.as_fd(), &aside);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::scene::{Dice, FIRST, SECOND, Scene, spread, start};
 use crate::support::run::until_stopped;
+use crate::support::soundness::{contents, differences};
 use crate::support::tally::{Tally, thorough};
 
 /// How one importer comes to its step.
@@ -113,4 +114,19 @@ fn the_death_of_one_importer_among_four_harms_none_of_the_others() {
         tally.fault("kill -9 of one of four", lost, leaked);
     }
     tally.end(8);
+}
+
+/// A layer's directory has its number before its row is seen, and its working place is free from then on.
+#[test]
+fn who_waited_for_a_layer_knows_that_another_has_just_made_it() {
+    let mut scene = Scene::new();
+    for _ in 0..2 {
+        let store = scene.store();
+        let slow = |_| start(&store, &scene.archives[0], "transaction.commit=sleep:10");
+        for child in (0..4).map(slow).collect::<Vec<_>>() {
+            let output = child.wait_with_output().expect("ends");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        assert_eq!(differences(&scene.first, &contents(&store)), [] as [&str; 0]);
+    }
 }

@@ -135,3 +135,19 @@ fn an_undurable_chain_of_an_earlier_boot_is_made_again_below_its_children() {
     assert_eq!(mine.parent.as_deref(), Some("chain"));
     assert!(!metadata.snapshot_ids().expect("lists").contains(&old));
 }
+
+#[test]
+fn a_snapshot_whose_directory_cannot_be_placed_has_no_row() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (metadata, none) = (open(dir.path()), Labels::new());
+    let new = snapshot("key", SnapshotKind::Active, None, &none);
+    let full = |_| Err(crate::Error::new(ErrorKind::NoSpace, "no room"));
+    assert_eq!(metadata.snapshot_publish(&new, full).expect_err("fails").kind(), ErrorKind::NoSpace);
+    assert!(metadata.snapshot_get("key").expect("reads").is_none());
+    let mut placed = None;
+    let row = metadata.snapshot_publish(&new, |id| {
+        placed = Some(id);
+        Ok(())
+    });
+    assert_eq!(placed, Some(row.expect("creates").id));
+}

@@ -70,8 +70,11 @@ fn ingests(store: &Store) -> Result<Option<Remark>> {
 }
 
 fn snapshots(store: &Store) -> Result<Option<Remark>> {
-    // The directories first: a row is made before its directory.
+    // The directories first: each gets its number a moment before its row is seen, but for those of whoever writes now.
     let listed = names(durable::open_dir(store.root(), "snapshots")?)?;
+    if !store.is_read_only() {
+        store.metadata().settled()?;
+    }
     let known: HashSet<u64> = store.metadata().snapshot_ids()?.into_iter().collect();
     let number = |name: &std::ffi::CString| name.to_str().ok()?.parse::<u64>().ok();
     let left = listed.iter().filter_map(number).filter(|id| !known.contains(id));

@@ -17,9 +17,12 @@ use std::sync::Arc;
 impl Check<'_> {
     pub(super) fn snapshots(&self) -> Result<()> {
         let directories = durable::open_dir(self.store.root(), "snapshots")?;
-        // The directories first: a row is made before its directory.
+        // The directories first: each gets its number a moment before its row is seen, but for those of whoever writes now.
         let listed: Vec<u64> =
             names(&directories)?.iter().filter_map(|name| name.to_str().ok()?.parse().ok()).collect();
+        if !self.store.is_read_only() {
+            self.store.metadata().settled()?;
+        }
         let rows = self.store.metadata().snapshots()?;
         let parents: HashSet<&str> = rows.iter().filter_map(|row| row.parent.as_deref()).collect();
         // Parents come first, so what stands on something bad is known by then.

@@ -220,7 +220,7 @@ impl<'a> Sweep<'a> {
     }
 
     /// Snapshots' directories whose number no record has. A number may be given again, after a rebuilt database or a power
-    /// cut; the record comes before its directory, so nobody gets one while it is moved away in a transaction.
+    /// cut; record and directory come in one transaction, so nobody gets one while it is moved away in another.
     fn orphans(&mut self) -> Result<()> {
         let store = self.store;
         let dir = durable::open_dir(store.root(), "snapshots")?;
