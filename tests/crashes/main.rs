@@ -8,6 +8,8 @@
 mod support;
 
 mod beside;
+mod commands;
+mod program;
 mod scene;
 
 use std::path::Path;

@@ -128,7 +128,7 @@ pub fn contents(store: &Path) -> Contents {
 }
 
 /// The lines without times of this day: what no image determines, such as whiteouts, was made just now.
-fn but_for_now(lines: Vec<String>) -> Vec<String> {
+pub fn but_for_now(lines: Vec<String>) -> Vec<String> {
     let since =
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("now is after 1970").as_secs()
             - 86400;
