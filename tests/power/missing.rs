@@ -7,15 +7,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Child;
 
-use transload::store::Store;
-
 use crate::House;
 use crate::committed;
 use crate::support::disk::Kind;
 use crate::support::run::run;
 use crate::support::soundness::{faulty, with_faults};
 use crate::support::tally::Tally;
-use crate::work::{FIRST, Manner, SECOND, THIRD};
+use crate::work::{FIRST, Keeper, Manner, SECOND, THIRD};
 
 /// What waits for a sync.
 enum Deed {
@@ -147,11 +145,10 @@ impl House {
         let disk = self.shelf.disk(kind);
         let live = kind.mount(&disk, &self.dir.path().join("live"));
         let store = live.path().join("store");
-        let mut elsewhere = None;
+        let mut elsewhere = Keeper::default();
         for args in scene.before {
             with_faults(&store, "", &self.words(args)).ok();
-            // Who closes it as the last puts the log away, which waits for the disk and hides a missing sync.
-            elsewhere.get_or_insert_with(|| Store::open(&store, &Default::default()).expect("opens"));
+            assert!(elsewhere.keep(&store), "opens");
         }
         let stops = scene.stops.map(|point| format!("{point}=stop")).unwrap_or_default();
         let child = self.up_to(&store, &format!("{faults};{stops}"), scene);

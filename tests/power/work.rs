@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use transload::store::Store;
+
 use crate::support::soundness::with_faults;
 
 /// Something that changes whether an image is there.
@@ -110,12 +112,38 @@ pub enum Manner {
     Retag,
 }
 
+/// Somebody who keeps stores open. Whoever closes one as the last puts its log away, which waits for the disk and hides a missing
+/// sync.
+#[derive(Default)]
+pub struct Keeper(BTreeMap<PathBuf, Store>);
+
+impl Keeper {
+    /// Opens one unless it has it; tells whether that was possible.
+    pub fn keep(&mut self, store: &Path) -> bool {
+        if !self.0.contains_key(store) {
+            let Ok(open) = Store::open(store, &Default::default()) else { return false };
+            self.0.insert(store.to_path_buf(), open);
+        }
+        true
+    }
+
+    /// Lets go of all but these.
+    fn only(&mut self, stores: &[PathBuf]) {
+        self.0.retain(|store, _| stores.contains(store));
+    }
+}
+
+/// How many stores are kept open at once: those that a cut can hurt.
+const KEPT: usize = 4;
+
 /// Does it until told to stop.
 pub struct Work<'a> {
     pub manner: Manner,
     pub at: &'a Path,
     pub archives: &'a [PathBuf],
     pub faults: &'a str,
+    /// Whether somebody else keeps each store open as soon as it can be opened.
+    pub kept: bool,
     pub account: &'a Account,
     pub fresh: AtomicUsize,
 }
@@ -127,20 +155,39 @@ pub const THIRD: &str = "example.com/third:1";
 impl Work<'_> {
     /// The whole of it; returns when the account is stopped.
     pub fn run(&self) {
-        std::thread::scope(|scope| match self.manner {
-            Manner::Fresh => {
-                scope.spawn(|| self.make_stores(0));
-                scope.spawn(|| self.make_stores(1));
+        std::thread::scope(|scope| {
+            if self.kept {
+                scope.spawn(|| self.keep_open());
             }
-            Manner::Retag => {
-                scope.spawn(|| self.retag());
-            }
-            _ => {
-                scope.spawn(|| self.come_and_go(FIRST, 0, &[]));
-                scope.spawn(|| self.come_and_go(SECOND, 1, &[]));
-                scope.spawn(|| self.come_and_go(THIRD, 2, &["--tag", THIRD]));
+            match self.manner {
+                Manner::Fresh => {
+                    scope.spawn(|| self.make_stores(0));
+                    scope.spawn(|| self.make_stores(1));
+                }
+                Manner::Retag => {
+                    scope.spawn(|| self.retag());
+                }
+                _ => {
+                    scope.spawn(|| self.come_and_go(FIRST, 0, &[]));
+                    scope.spawn(|| self.come_and_go(SECOND, 1, &[]));
+                    scope.spawn(|| self.come_and_go(THIRD, 2, &["--tag", THIRD]));
+                }
             }
         });
+    }
+
+    fn keep_open(&self) {
+        let mut keeper = Keeper::default();
+        while self.account.goes_on() {
+            let stores = self.account.stores(Instant::now());
+            let last = stores.iter().rev().take(KEPT).map(|store| self.at.join(store)).collect::<Vec<_>>();
+            keeper.only(&last);
+            for store in &last {
+                // One that is about to be made is there in a moment.
+                keeper.keep(store);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn make_stores(&self, archive: usize) {
