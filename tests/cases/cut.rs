@@ -79,6 +79,8 @@ static SMALL: LazyLock<Vec<Small>> = LazyLock::new(|| {
     vec![
         Small::packed("docker.tar.gz", gzip(&docker.docker())),
         Small::packed("docker.tar.zst", zstd_checked(&docker.docker())),
+        Small::packed("docker.tar.xz", xz(&docker.docker())),
+        Small::packed("layout.tar.bz2", bzip2(&sample(Pack::Gzip).oci())),
         Small::packed("layout.tar.gz", gzip(&sample(Pack::Gzip).oci())),
         Small::packed("layout.tar.zst", zstd(&sample(Pack::Zstd).oci())),
         Small::plain("docker.tar", &docker.docker_members()),
