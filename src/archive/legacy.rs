@@ -149,6 +149,11 @@ fn read_layer(documents: &Documents<'_>, id: LayerId) -> Result<(Map<String, Val
     let name = id.member("json");
     let missing = || Error::new(ErrorKind::MissingContent, format!("{name} is not in the archive"));
     let bytes = documents.read_named(&name)?.ok_or_else(missing)?;
+    // Unlike other documents it is taken apart whole, which takes many times its size. Real ones have some KiB.
+    let most = documents.limits.json_bytes / 8;
+    if bytes.len() as u64 > most {
+        return Err(Error::over("json_bytes", format!("{name} has more than {most} bytes")));
+    }
     let unreadable = |error: serde_json::Error| Error::malformed(format!("cannot read {name}: {error}"));
     let link: Link = serde_json::from_slice(&bytes).map_err(unreadable)?;
     if link.id.as_ref().is_some_and(|own| *own != id.0.hex()) {
