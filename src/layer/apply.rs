@@ -175,6 +175,11 @@ impl<'a> Tree<'a> {
             let message = format!("the layer has more than {} bytes", limits.layer_bytes);
             return Err(Error::over("layer_bytes", message));
         }
+        // Holes have no bytes in the layer.
+        if entry.size > limits.layer_bytes {
+            let message = format!("a file in the layer has more than {} bytes", limits.layer_bytes);
+            return Err(Error::over("layer_bytes", message));
+        }
         Ok(())
     }
 

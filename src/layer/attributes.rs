@@ -9,6 +9,13 @@ use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{self, AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+/// The longest name of an extended attribute, from the kernel's `uapi/linux/limits.h`.
+const XATTR_NAME_MAX: usize = 255;
+/// The longest value, from there too.
+const XATTR_SIZE_MAX: usize = 65536;
+/// A filesystem with so much room has a block for attributes.
+const SPARE_BYTES: u64 = 1 << 20;
+
 /// What becomes of an extended attribute of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum XattrVerdict {
@@ -122,22 +129,72 @@ pub(super) fn set_xattrs(
     notices: &mut Notices,
 ) -> Result<()> {
     for (name, value) in xattrs {
-        let shown = || String::from_utf8_lossy(name);
         if judge_xattr(name) == XattrVerdict::Drop {
-            notices.add(format!("extended attribute {} is not kept", shown()), path);
+            notices.add(format!("extended attribute {} is not kept", shown(name)), path);
             continue;
         }
-        match fs::fsetxattr(fd, &name[..], value, XattrFlags::empty()) {
+        match set_xattr(fd, name, value) {
             Ok(()) => {}
             Err(errno) if is_harmless(name, errno) => {
-                notices.add(format!("extended attribute {} cannot be set here: {}", shown(), errno), path);
+                let what = format!("extended attribute {} cannot be set here: {errno}", shown(name));
+                notices.add(what, path);
             }
             Err(errno) => {
-                return Err(errno).doing(|| format!("cannot set the extended attribute {}", shown()));
+                let setting = || format!("cannot set the extended attribute {}", shown(name));
+                return Err(xattr_error(fd, name, value, errno)).doing(setting);
             }
         }
     }
     Ok(())
+}
+
+fn shown(name: &[u8]) -> String {
+    let short = name.get(..XATTR_NAME_MAX).unwrap_or(name);
+    String::from_utf8_lossy(short).into_owned()
+}
+
+fn set_xattr(fd: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> rustix::io::Result<()> {
+    // Names that only the error is made of are not worth a copy with a zero at the end.
+    match name.len() > XATTR_NAME_MAX {
+        true => Err(Errno::RANGE),
+        false => fs::fsetxattr(fd, name, value, XattrFlags::empty()),
+    }
+}
+
+/// Whose fault it is that an attribute cannot be set: mostly the layer's.
+fn xattr_error(fd: BorrowedFd<'_>, name: &[u8], value: &[u8], errno: Errno) -> Error {
+    let error = match errno {
+        Errno::RANGE if name.len() > XATTR_NAME_MAX => {
+            Error::malformed("its name is longer than the 255 bytes that Linux allows")
+        }
+        _ if value.len() > XATTR_SIZE_MAX => {
+            Error::limit("its value is longer than the 64 KiB that Linux allows")
+        }
+        Errno::INVAL if name == b"user." => Error::malformed("it has no name"),
+        Errno::INVAL => Error::malformed(
+            "the kernel finds its value invalid, or it names someone whom this user namespace does not have",
+        ),
+        // Only directories hand an access list down.
+        Errno::ACCESS if name == b"system.posix_acl_default" => {
+            Error::malformed("only a directory can have one")
+        }
+        Errno::TOOBIG | Errno::RANGE => beyond_filesystem(),
+        // ext4 has one block for all attributes of a file.
+        Errno::NOSPC if has_space(fd, value.len()) => beyond_filesystem(),
+        errno => return errno.into(),
+    };
+    error.with_source(errno)
+}
+
+fn beyond_filesystem() -> Error {
+    Error::limit("the attributes of this file are larger than the store's filesystem holds for one file")
+        .with_hint("xfs and btrfs hold more than ext4")
+}
+
+/// Whether the filesystem has room enough and to spare, so that a lack of space is about something else.
+fn has_space(fd: BorrowedFd<'_>, wanted_bytes: usize) -> bool {
+    let enough = wanted_bytes as u64 + SPARE_BYTES;
+    fs::fstatvfs(fd).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) > enough)
 }
 
 /// What the filesystem cannot hold is reported; a missing capability would break a program, so only those who could

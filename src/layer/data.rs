@@ -123,7 +123,7 @@ impl Writer<'_> {
                     bytes = &bytes[written..];
                 }
                 Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
+                Err(errno) => return Err(size_error(errno)),
             }
         }
         Ok(())
@@ -162,9 +162,23 @@ impl Writer<'_> {
 
     fn end(&mut self, size: u64) -> Result<()> {
         if self.zeros > 0 {
-            ftruncate(self.file, size)?;
+            ftruncate(self.file, size).map_err(size_error)?;
         }
         Ok(())
+    }
+}
+
+/// Holes cost the archive nothing, so its files may be as large as it likes.
+fn size_error(errno: Errno) -> Error {
+    match errno {
+        Errno::FBIG => {
+            Error::limit("the file is larger than the store's filesystem allows").with_source(errno)
+        }
+        // An offset beyond what the kernel can count.
+        Errno::INVAL | Errno::OVERFLOW => {
+            Error::limit("the file is larger than Linux allows").with_source(errno)
+        }
+        errno => errno.into(),
     }
 }
 

@@ -17,6 +17,9 @@ const CACHED: usize = 48;
 /// As many symlinks in one walk as the kernel follows.
 const SYMLINKS: usize = 40;
 
+/// What the kernel takes at once, without the final zero.
+const PATH_MAX: usize = 4095;
+
 /// An open directory and its real path inside the tree.
 pub(super) struct Dir {
     fd: OwnedFd,
@@ -118,9 +121,10 @@ impl Dirs {
     pub fn open_real(&self, path: &[u8]) -> Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match path.is_empty() {
-            true => Ok(openat(&self.root.fd, c".", flags, Mode::empty())?),
-            false => Ok(openat2(&self.root.fd, path, flags, Mode::empty(), plain())?),
+            true => openat(&self.root.fd, c".", flags, Mode::empty()),
+            false => openat2(&self.root.fd, path, flags, Mode::empty(), plain()),
         }
+        .map_err(lookup_error)
     }
 
     fn remember_last(&mut self, name: &[u8], dir: &Rc<Dir>) {
@@ -208,6 +212,9 @@ impl Dirs {
                 "path_components",
                 format!("the path is deeper than {} directories", self.max_depth),
             ));
+        }
+        if path.len() > PATH_MAX {
+            return Err(Error::limit(format!("the path is longer than {PATH_MAX} bytes, symlinks followed")));
         }
         Ok(Step::Into(Dir { fd, path }))
     }

@@ -476,6 +476,45 @@ fn hard_links_reach_forwards_and_wait_for_lower_layers() {
     assert!(!place.path("undead").exists());
 }
 
+/// Not the machine's, whatever the kernel's error is called.
+#[test]
+fn attributes_that_cannot_be_are_the_layers_fault() {
+    if !is_root() {
+        return;
+    }
+    let long = format!("user.{}", "n".repeat(300));
+    let named = |name: &str, value: &[u8]| vec![file("a", "1").pax(format!("SCHILY.xattr.{name}"), value)];
+    // Two entries: for a user and for a group, of a list that a directory hands down.
+    let list: Vec<u8> = [[2, 0, 0, 0].as_slice(), &[1, 0, 7, 0], &[255; 4], &[4, 0, 5, 0], &[255; 4]]
+        .into_iter()
+        .flatten()
+        .copied()
+        .chain([32, 0, 5, 0, 255, 255, 255, 255])
+        .collect();
+    let cases = [
+        (named("system.posix_acl_access", b"zz"), ErrorKind::Malformed, "invalid"),
+        (named("security.capability", b"zz"), ErrorKind::Malformed, "invalid"),
+        (named("system.posix_acl_default", &list), ErrorKind::Malformed, "only a directory"),
+        (named("user.", b"z"), ErrorKind::Malformed, "no name"),
+        (named(&long, b"z"), ErrorKind::Malformed, "255 bytes"),
+        (named("user.big", &[b'z'; 70_000]), ErrorKind::LimitExceeded, "64 KiB"),
+        (vec![dir("d").pax("SCHILY.xattr.user.", b"z")], ErrorKind::Malformed, "no name"),
+    ];
+    for (items, kind, why) in cases {
+        let error = Place::new().apply(&items).expect_err(why);
+        assert!(error.kind() == kind && error.to_string().contains(why), "{error}");
+    }
+}
+
+/// Twelve directories of 250 bytes, and as many again behind a symlink that leads to them.
+#[test]
+fn a_tree_deeper_than_the_kernel_takes_at_once_is_beyond_a_limit() {
+    let path = |count: usize| vec!["n".repeat(250); count].join("/");
+    let items = [dir(path(12)), symlink("s", path(12)), dir(format!("s/{}", path(12)))];
+    let error = Place::new().apply(&items).expect_err("too deep");
+    assert!(error.kind() == ErrorKind::LimitExceeded && error.to_string().contains("4095"), "{error}");
+}
+
 #[test]
 fn paths_lead_through_symlinks_of_the_layer() {
     if !is_root() {

@@ -288,7 +288,8 @@ impl Stack {
                 FileType::Symlink if !last || follow_last => {
                     links += 1;
                     if links > LINKS {
-                        return Err(Errno::LOOP.into());
+                        let message = "the path leads through too many symlinks";
+                        return Err(Error::malformed(message).with_source(Errno::LOOP));
                     }
                     let target = self.read_link(&child)?;
                     if target.starts_with(b"/") {

@@ -178,6 +178,22 @@ fn t25_a_device_0_0_deletes_nothing() {
     assert!(json.to_string().contains("a device 0:0"), "{json}");
 }
 
+/// It is the layer that is wrong, not the machine: exit code 3.
+#[test]
+fn t24_attributes_that_cannot_be_are_the_inputs_fault() {
+    if !root() {
+        return;
+    }
+    let named =
+        |name: &'static str, value: Vec<u8>| move |_: &House| several([file("a", "1").xattr(name, &value)]);
+    both_refused("an access list that is none", named("system.posix_acl_access", b"zz".to_vec()));
+    both_refused("capabilities that are none", named("security.capability", b"zz".to_vec()));
+    both_refused("an attribute without a name", named("user.", b"1".to_vec()));
+    both_refused("an attribute of 70,000 bytes", named("user.large", vec![b'z'; 70_000]));
+    // How much a file may have beside its content is for the filesystem to say; a full disk is something else.
+    both_harmless("an attribute of 5,000 bytes", named("user.large", vec![b'z'; 5000]));
+}
+
 #[test]
 fn t25_a_device_whose_number_the_kernel_would_cut_to_0_0_deletes_nothing() {
     if !root() {

@@ -56,6 +56,7 @@ fn t10_sparse_maps_without_bound_are_refused() {
     both_refused("a number of regions without end", |_| sparse(&"1".repeat(400), "1000"));
     both_refused("regions that are not there", |_| sparse("1000\n0\n1\n", "1000"));
     both_refused("a size beyond any file", |_| sparse("1\n0\n0\n", "18446744073709551615"));
+    both_refused("a size beyond the limit of a layer", |_| sparse("1\n0\n0\n", "4611686018427387904"));
     if root() {
         let thousand: String = (0..1000).map(|at| format!("{}\n0\n", at * 4096)).collect();
         let (tree, _) = both_import("a thousand regions", &sparse(&format!("1000\n{thousand}"), "4096000"));
@@ -166,6 +167,15 @@ fn t11_bombs_of_docker_archives_are_refused() {
         assert!(bomb.len() < 1 << 20, "{} bytes are no bomb", bomb.len());
         refused_unless(what, &bomb, &["--max-layer-size", "32MiB"], &[]);
     }
+}
+
+/// Behind a symlink a path may begin anew, so names that each have a limit can still lead as deep as they like.
+#[test]
+fn t11_a_tree_deeper_than_the_kernel_takes_a_path_is_refused() {
+    let path = |count: usize| vec!["n".repeat(250); count].join("/");
+    both_refused("a deep tree", |_| {
+        several([layer().dir(&path(12)).symlink("s", &path(12)).file(&format!("s/{}/f", path(5)), "1")])
+    });
 }
 
 #[test]
