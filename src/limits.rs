@@ -66,8 +66,8 @@ limits! {
     layer_entries: u64 = 20_000_000;
     /// The most uncompressed bytes in a layer; its blob may not be larger either.
     layer_bytes: u64 = 1 << 42;
-    /// The memory that the directories, deletions and links of one layer may take, in bytes. A real layer of a hundred thousand
-    /// directories needs some 20 MiB.
+    /// The memory that the directories, deletions and links of all layers that are extracted at once may take, in bytes. A real layer
+    /// of a hundred thousand directories needs some 35 MiB.
     layer_lists_bytes: usize = 256 << 20;
     /// How much of the space that is free when an import begins it may take, in percent: blobs, layers, and what chains of them need.
     /// What is left keeps everybody else on that disk going while a bomb is found out.

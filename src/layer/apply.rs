@@ -145,10 +145,10 @@ struct Tree<'a> {
 impl<'a> Tree<'a> {
     fn open(fs: BorrowedFd<'_>, options: &'a ApplyOptions, beside: Option<&'a mut Beside>) -> Result<Self> {
         let defaults = probe(fs, options)?;
-        let mut list = SideList::new(options.limits.layer_lists_bytes);
+        let mut list = SideList::new(&options.lists, options.limits.layer_lists_bytes);
         // Until an entry describes it, the root is as implicit as any other directory.
         list.implicit.insert(Vec::new());
-        list.directories.insert(Vec::new(), Directory::new(Attributes::implicit(), None));
+        list.describe(Vec::new(), Directory::new(Attributes::implicit(), None))?;
         Ok(Tree {
             options,
             beside,
@@ -216,7 +216,7 @@ impl<'a> Tree<'a> {
             return Err(Error::malformed("the root of a layer is something other than a directory"));
         }
         self.list.implicit.remove(&b""[..]);
-        self.describe(Vec::new(), Attributes::of(entry), None)
+        self.list.describe(Vec::new(), Directory::new(Attributes::of(entry), None))
     }
 
     /// The directory in which an entry is to be made, itself made where it is missing; `None` where the entry is
@@ -300,15 +300,8 @@ impl<'a> Tree<'a> {
             self.mark_opaque(path.clone())?;
         }
         self.list.implicit.remove(&path);
-        self.describe(path, Attributes::of(entry), (made && self.defaults.exact_mode).then_some(mode))
-    }
-
-    /// Remembers what a directory is to look like in the end.
-    fn describe(&mut self, path: Vec<u8>, attributes: Attributes, mode_now: Option<u32>) -> Result<()> {
-        let xattr_bytes: usize = attributes.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
-        self.list.charge(path.len() + xattr_bytes)?;
-        self.list.directories.insert(path, Directory::new(attributes, mode_now));
-        Ok(())
+        let mode_now = (made && self.defaults.exact_mode).then_some(mode);
+        self.list.describe(path, Directory::new(Attributes::of(entry), mode_now))
     }
 
     fn symlink(&mut self, dir: &Dir, base: &[u8], entry: &Entry) -> Result<()> {
@@ -376,8 +369,7 @@ impl<'a> Tree<'a> {
             Linked::NoTarget => {
                 self.make_way(dir, base)?;
                 self.list.claim(&path);
-                self.list.charge(path.len() + target.as_bytes().len())?;
-                self.list.pending.insert(path, target.as_bytes().to_vec());
+                self.list.link_later(path, target.as_bytes().to_vec())?;
             }
         }
         Ok(())
@@ -501,9 +493,9 @@ impl<'a> Tree<'a> {
             self.finish_directory(path, directory)
                 .map_err(|error| error.context(format!("cannot extract /{}", PathBytes::new(&path[..]))))?;
         }
-        let mut record = self.list.into_record(self.options.form);
+        let (mut record, held) = self.list.into_record(self.options.form);
         (record.entries, record.inodes, record.bytes) = (self.entries, self.inodes, self.bytes);
-        Ok(Applied { record, notices: self.notices.into_lines() })
+        Ok(Applied { record, notices: self.notices.into_lines(), _held: held.into() })
     }
 
     fn link_what_came_later(&mut self) -> Result<()> {
@@ -569,13 +561,13 @@ impl Missing for MakeImplicit<'_> {
         fs::mkdirat(dir, base, Mode::from_raw_mode(0o755)).map_err(lookup_error)?;
         self.made += 1;
         let path = dir.path_of(base);
-        self.list.charge(2 * path.len())?;
+        self.list.charge(path.len())?;
         if self.list.claim(&path) {
             self.list.opaque.insert(path.clone());
         }
         self.list.implicit.insert(path.clone());
         let mode_now = self.defaults.exact_mode.then_some(0o755);
-        self.list.directories.insert(path, Directory::new(Attributes::implicit(), mode_now));
+        self.list.describe(path, Directory::new(Attributes::implicit(), mode_now))?;
         Ok(true)
     }
 

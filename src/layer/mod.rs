@@ -10,6 +10,7 @@ mod beside;
 mod confine;
 mod data;
 mod dirs;
+mod list_memory;
 mod notices;
 mod remove;
 mod side_list;
@@ -20,6 +21,7 @@ mod whiteout;
 pub use apply::apply;
 pub use attributes::{XattrVerdict, judge_xattr};
 pub use confine::{Confinement, ConfinementReport, confinement_support};
+pub use list_memory::ListMemory;
 pub use whiteout::{Whiteout, whiteout_of};
 
 use crate::io::headroom::Headroom;
@@ -47,6 +49,8 @@ pub struct ApplyOptions {
     pub ownership: Ownership,
     /// The space that is left to others; the extraction ends where it would be taken.
     pub headroom: Arc<Headroom>,
+    /// The memory of the lists, which all layers of an import share.
+    pub lists: ListMemory,
     /// Whether what is in small files is written on a thread of its own, for a layer that has a core to spare.
     pub write_beside: bool,
 }
@@ -58,6 +62,7 @@ impl Default for ApplyOptions {
             form: WhiteoutForm::Trusted,
             ownership: Ownership::Keep,
             headroom: Arc::default(),
+            lists: ListMemory::default(),
             write_beside: false,
         }
     }
@@ -70,6 +75,8 @@ pub struct Applied {
     pub record: TreeRecord,
     /// What was left out on purpose, a line each, bounded in number.
     pub notices: Vec<String>,
+    /// The record is as large as the lists were, so they count until it goes too.
+    _held: Arc<list_memory::Held>,
 }
 
 /// Gives the calling thread a umask of its own, zero, so that files come into being with their final mode and need no

@@ -2,13 +2,21 @@
 //! in the end. All of it is keyed by the real path inside the tree, symlinks followed, and bounded in memory.
 
 use super::attributes::Attributes;
-use crate::error::{Error, Result};
+use super::list_memory::{Held, ListMemory};
+use crate::error::Result;
 use crate::tree::{PathBytes, PendingLink, TreeRecord, WhiteoutForm};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-/// Roughly what one entry costs beside its bytes.
-const ENTRY_COST: usize = 160;
+/// What a path costs in a list beside its bytes, in bytes: its place in a tree that is two thirds full, and what the allocator
+/// adds; then the same path in the record and in the text of `tree.json`.
+const PATH_COST: usize = 128;
+/// What the looks of a directory cost, in such a tree.
+const DIRECTORY_COST: usize = 128;
+/// What a link costs beyond its two paths: where it leads is looked up for all links of a layer at once.
+const LINK_COST: usize = 512;
+/// What an extended attribute costs beside its bytes.
+const XATTR_COST: usize = 96;
 
 type Path = Vec<u8>;
 
@@ -28,7 +36,6 @@ impl Directory {
 }
 
 /// See the module.
-#[derive(Default)]
 pub(super) struct SideList {
     /// Names that are deleted; in overlayfs forms there is a device 0:0 for each.
     pub whiteouts: BTreeSet<Path>,
@@ -43,25 +50,45 @@ pub(super) struct SideList {
     pub pending: BTreeMap<Path, Path>,
     /// What directories get once everything is in them.
     pub directories: BTreeMap<Path, Directory>,
-    memory: usize,
-    memory_cap: usize,
+    held: Held,
 }
 
 impl SideList {
-    /// Empty; `memory_cap` is what all lists together may hold, in bytes.
-    pub fn new(memory_cap: usize) -> Self {
-        SideList { memory_cap, ..SideList::default() }
+    /// Empty; with all that share `memory` it may hold `most_bytes`.
+    pub fn new(memory: &ListMemory, most_bytes: usize) -> Self {
+        SideList {
+            whiteouts: BTreeSet::new(),
+            deleted: BTreeSet::new(),
+            opaque: BTreeSet::new(),
+            implicit: BTreeSet::new(),
+            pending: BTreeMap::new(),
+            directories: BTreeMap::new(),
+            held: Held::nothing(memory, most_bytes),
+        }
     }
 
-    /// Accounts for an entry of this many bytes. Nothing is ever given back: the cap is against floods.
-    pub fn charge(&mut self, bytes: usize) -> Result<()> {
-        self.memory += bytes + ENTRY_COST;
-        if self.memory > self.memory_cap {
-            return Err(Error::over(
-                "layer_lists_bytes",
-                "the layer has more directories, deletions and links than fit into memory",
-            ));
-        }
+    /// Accounts for a path of this many bytes in one of the lists. Nothing is given back before the end: the cap is against floods.
+    pub fn charge(&mut self, path_bytes: usize) -> Result<()> {
+        // In the list, in the record, and as text.
+        self.held.take(3 * path_bytes + PATH_COST)
+    }
+
+    /// Remembers what a directory is to look like in the end.
+    pub fn describe(&mut self, path: Path, directory: Directory) -> Result<()> {
+        let xattr = |(name, value): &(Vec<u8>, Vec<u8>)| name.len() + value.len() + XATTR_COST;
+        let xattrs: usize = directory.attributes.xattrs.iter().map(xattr).sum();
+        self.charge(path.len())?;
+        self.held.take(DIRECTORY_COST + xattrs)?;
+        self.directories.insert(path, directory);
+        Ok(())
+    }
+
+    /// Remembers a hard link whose target is not there.
+    pub fn link_later(&mut self, path: Path, target: Path) -> Result<()> {
+        self.charge(path.len())?;
+        self.charge(target.len())?;
+        self.held.take(LINK_COST)?;
+        self.pending.insert(path, target);
         Ok(())
     }
 
@@ -103,19 +130,20 @@ impl SideList {
         forget_keys(&mut self.directories, path);
     }
 
-    /// The lists, put into `record`.
-    pub fn into_record(self, form: WhiteoutForm) -> TreeRecord {
+    /// The lists as a record, and what it holds of the memory.
+    pub fn into_record(self, form: WhiteoutForm) -> (TreeRecord, Held) {
         let paths = |set: BTreeSet<Path>| set.into_iter().map(PathBytes::new).collect();
         let links = self.pending.into_iter();
         let link =
             |(path, target)| PendingLink { path: PathBytes::new(path), target: PathBytes::new(target) };
-        TreeRecord {
+        let record = TreeRecord {
             whiteouts: paths(self.whiteouts),
             opaque: paths(self.opaque),
             implicit: paths(self.implicit),
             pending_links: links.map(link).collect(),
             ..TreeRecord::new(form)
-        }
+        };
+        (record, self.held)
     }
 }
 

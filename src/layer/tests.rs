@@ -516,6 +516,28 @@ fn a_tree_deeper_than_the_kernel_takes_at_once_is_beyond_a_limit() {
 }
 
 #[test]
+fn all_layers_of_an_import_share_the_memory_of_their_lists() {
+    if !is_root() {
+        return;
+    }
+    let items: Vec<Item> = (0..50).map(|number| hard_link(format!("l{number}"), "absent")).collect();
+    let mut options = ApplyOptions::default();
+    options.limits.layer_lists_bytes = 150 << 10;
+    let apply = || {
+        let place = tempfile::tempdir().expect("a directory");
+        let fd = rustix::fs::open(place.path(), OFlags::DIRECTORY, Mode::empty()).expect("opens");
+        apply(&tar(&items)[..], fd.as_fd(), &options, &Cancel::new(), &mut |_| {}).map(|(applied, _)| applied)
+    };
+    let held: Vec<Applied> = std::iter::repeat_with(apply).map_while(Result::ok).take(20).collect();
+    assert!((1..10).contains(&held.len()), "{} layers fit", held.len());
+    let error = apply().expect_err("no room");
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded);
+    assert!(error.hint().is_some_and(|hint| hint.contains("layer-lists-bytes")), "{error}");
+    drop(held);
+    apply().expect("there is room again");
+}
+
+#[test]
 fn paths_lead_through_symlinks_of_the_layer() {
     if !is_root() {
         return;

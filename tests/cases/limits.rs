@@ -3,6 +3,8 @@
 use crate::house::*;
 use crate::support::image::*;
 use crate::support::mounts::Small;
+#[cfg(feature = "failpoints")]
+use crate::support::run::{command, run};
 use std::os::unix::fs::MetadataExt;
 use tar::EntryType;
 use transload::Limits;
@@ -153,6 +155,29 @@ fn memory_does_not_grow_with_what_a_layer_unpacks_to() {
         // The program itself is in it, and what threads have on their stacks.
         assert!(peak < 96 << 20, "{way:?}: {peak} bytes");
     }
+}
+
+/// Four layers of a hundred links, each held up a millisecond at every one of them: together, two do not fit.
+#[cfg(feature = "failpoints")]
+#[test]
+fn t11_the_lists_of_layers_that_are_extracted_together_have_one_limit() {
+    let links = |at: usize| {
+        (0..100)
+            .fold(layer(), |layer, link| layer.hardlink(&format!("l{at}-{link}"), "a").owner(at as u64, 0))
+    };
+    let image = several(std::iter::once(file("a", "1")).chain((0..4).map(links))).oci();
+    let import = |threads: &str| {
+        let house = House::new();
+        let at = house.dir.path().join("archive");
+        std::fs::write(&at, &image).expect("an archive");
+        let words = ["import", "--threads", threads, "--limit", "layer-lists-bytes=150000"];
+        let mut import = command(&house.store(), words);
+        import.arg(&at).env("TRANSLOAD_FAILPOINTS", "tree.entry=sleep:1");
+        run(&mut import)
+    };
+    let ran = import("4").fails(3);
+    assert!(ran.stderr.contains("--limit layer-lists-bytes="), "{}", ran.stderr);
+    import("1").ok();
 }
 
 /// There the bytes alone say how a layer is packed.
