@@ -25,8 +25,6 @@ use rustix::io::Errno;
 
 /// How many bytes pass between two reports and looks at the cancellation token.
 const REPORT_EVERY: u64 = 128 << 10;
-/// How often links to links that come later are looked at again.
-const LINK_ROUNDS: usize = 16;
 /// The longest name of Linux's filesystems.
 const NAME_MAX: usize = 255;
 /// Linux's device numbers. mknod(2) drops what is above, and a dropped 1 could leave the 0:0 that deletes.
@@ -320,25 +318,31 @@ impl<'a> Tree<'a> {
             _ => (FileType::CharacterDevice, fs::makedev(major, minor)),
         };
         if kind != FileType::Fifo && (major >= 1 << MAJOR_BITS || minor >= 1 << MINOR_BITS) {
-            self.notices.add("a device whose number no kernel has is left out", &dir.path_of(base));
-            return Ok(());
+            return self.leave_out("a device whose number no kernel has is left out", dir, base);
         }
         if kind == FileType::CharacterDevice && device == 0 {
-            self.notices
-                .add("a device 0:0, which would delete what is below, is left out", &dir.path_of(base));
-            return Ok(());
+            return self.leave_out("a device 0:0, which would delete what is below, is left out", dir, base);
         }
         let mode = Mode::from_raw_mode(entry.mode & 0o777);
         match self.place(dir, base, || fs::mknodat(dir, base, kind, mode, device)) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Permission && kind != FileType::Fifo => {
-                self.notices
-                    .add("a device cannot be made without privilege and is left out", &dir.path_of(base));
-                return Ok(());
+                return self.leave_out(
+                    "a device cannot be made without privilege and is left out",
+                    dir,
+                    base,
+                );
             }
             Err(error) => return Err(error),
         }
         self.finish_node(dir, base, entry)
+    }
+
+    /// Reports something that is not made; what is linked to it is not made either.
+    fn leave_out(&mut self, what: &str, dir: &Dir, base: &[u8]) -> Result<()> {
+        let path = dir.path_of(base);
+        self.notices.add(what, &path);
+        self.list.leave_out(path)
     }
 
     /// Owner, mode and times of what cannot be opened without consequences.
@@ -362,17 +366,27 @@ impl<'a> Tree<'a> {
         if target.is_root() {
             return Err(Error::malformed("a hard link has the root as its target"));
         }
-        let path = dir.path_of(base);
         match self.try_link(dir, base, target.as_bytes())? {
-            Linked::Itself => {}
-            Linked::Done => drop(self.list.claim(&path)),
-            Linked::NoTarget => {
-                self.make_way(dir, base)?;
-                self.list.claim(&path);
-                self.list.link_later(path, target.as_bytes().to_vec())?;
+            Linked::Itself => Ok(()),
+            Linked::Done => {
+                self.list.claim(&dir.path_of(base));
+                Ok(())
             }
+            Linked::LeftOut => {
+                self.leave_out("a hard link to a device that was left out is left out too", dir, base)
+            }
+            Linked::NoTarget => self.link_later(dir, base, target.as_bytes().to_vec()),
+            Linked::Later(target) => self.link_later(dir, base, target),
         }
-        Ok(())
+    }
+
+    /// The target may be in a lower layer, and then that file is meant, whatever gets its name later in this layer: the link is
+    /// made where the layer is put into a chain.
+    fn link_later(&mut self, dir: &Dir, base: &[u8], target: Vec<u8>) -> Result<()> {
+        self.make_way(dir, base)?;
+        let path = dir.path_of(base);
+        self.list.claim(&path);
+        self.list.link_later(path, target)
     }
 
     fn try_link(&mut self, dir: &Dir, base: &[u8], target: &[u8]) -> Result<Linked> {
@@ -380,7 +394,11 @@ impl<'a> Tree<'a> {
         let Some(target_dir) = self.dirs.find(target_parent, &mut LookOnly)? else {
             return Ok(Linked::NoTarget);
         };
-        if target_dir.path() == dir.path() && target_base == base {
+        let itself = target_dir.path() == dir.path() && target_base == base;
+        if let Some(linked) = self.not_made(&target_dir.path_of(target_base), itself) {
+            return Ok(linked);
+        }
+        if itself {
             return Ok(match file_type(dir, base)? {
                 Some(_) if !self.list.whiteouts.contains(&dir.path_of(base)) => Linked::Itself,
                 _ => Linked::NoTarget,
@@ -411,12 +429,25 @@ impl<'a> Tree<'a> {
         }
     }
 
+    /// What becomes of a link to something that this layer has, and that is not in its tree.
+    fn not_made(&self, target: &[u8], itself: bool) -> Option<Linked> {
+        if let Some(further) = self.list.pending.get(target) {
+            return Some(if itself { Linked::Itself } else { Linked::Later(further.clone()) });
+        }
+        self.list.left_out.contains(target).then_some(if itself { Linked::Itself } else { Linked::LeftOut })
+    }
+
     fn whiteout(&mut self, parent: &[u8], whiteout: Whiteout<'_>) -> Result<()> {
         if whiteout == Whiteout::Metadata {
             return Ok(());
         }
         let Some(dir) = self.parent(parent)? else { return Ok(()) };
         match whiteout {
+            Whiteout::Opaque if dir.path().is_empty() => {
+                // overlayfs looks at no root's mark. So what is below shows when the image runs.
+                self.notices.add("an opaque mark on the root of a layer hides nothing and is left out", b"");
+                Ok(())
+            }
             Whiteout::Opaque => self.mark_opaque(dir.path().to_vec()),
             Whiteout::Of(name) => self.delete(&dir, name),
             Whiteout::Metadata => Ok(()),
@@ -486,7 +517,6 @@ impl<'a> Tree<'a> {
     }
 
     fn finish(mut self) -> Result<Applied> {
-        self.link_what_came_later()?;
         let directories = std::mem::take(&mut self.list.directories);
         // From the last to the first, what lies below a directory comes before it.
         for (path, directory) in directories.iter().rev() {
@@ -496,23 +526,6 @@ impl<'a> Tree<'a> {
         let (mut record, held) = self.list.into_record(self.options.form);
         (record.entries, record.inodes, record.bytes) = (self.entries, self.inodes, self.bytes);
         Ok(Applied { record, notices: self.notices.into_lines(), _held: held.into() })
-    }
-
-    fn link_what_came_later(&mut self) -> Result<()> {
-        for _ in 0..LINK_ROUNDS {
-            let before = self.list.pending.len();
-            for (path, target) in self.list.pending.clone() {
-                let Some((parent, base)) = split_path(&path) else { continue };
-                let Some(dir) = self.dirs.find(parent, &mut LookOnly)? else { continue };
-                if let Linked::Done | Linked::Itself = self.try_link(&dir, base, &target)? {
-                    self.list.pending.remove(&path);
-                }
-            }
-            if self.list.pending.is_empty() || self.list.pending.len() == before {
-                break;
-            }
-        }
-        Ok(())
     }
 
     fn finish_directory(&mut self, path: &[u8], directory: &Directory) -> Result<()> {
@@ -547,6 +560,10 @@ enum Linked {
     /// Both names are the same file already.
     Itself,
     NoTarget,
+    /// The target is itself a link to this, which is not there.
+    Later(Vec<u8>),
+    /// The target is a device that was left out.
+    LeftOut,
 }
 
 /// Makes the directories that the layer needs and has not mentioned.

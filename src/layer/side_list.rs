@@ -50,6 +50,8 @@ pub(super) struct SideList {
     pub pending: BTreeMap<Path, Path>,
     /// What directories get once everything is in them.
     pub directories: BTreeMap<Path, Directory>,
+    /// Devices that were left out, and what was to be linked to them.
+    pub left_out: BTreeSet<Path>,
     held: Held,
 }
 
@@ -63,6 +65,7 @@ impl SideList {
             implicit: BTreeSet::new(),
             pending: BTreeMap::new(),
             directories: BTreeMap::new(),
+            left_out: BTreeSet::new(),
             held: Held::nothing(memory, most_bytes),
         }
     }
@@ -92,10 +95,20 @@ impl SideList {
         Ok(())
     }
 
+    /// Notes that something was left out, and that no link to it can be made.
+    pub fn leave_out(&mut self, path: Path) -> Result<()> {
+        self.charge(path.len())?;
+        self.left_out.insert(path);
+        Ok(())
+    }
+
     /// Tells that an entry now has this name. True if the name had been deleted before in this layer.
     pub fn claim(&mut self, path: &[u8]) -> bool {
         if !self.pending.is_empty() {
             self.pending.remove(path);
+        }
+        if !self.left_out.is_empty() {
+            self.left_out.remove(path);
         }
         if !self.whiteouts.is_empty()
             && let Some(path) = self.whiteouts.take(path)
@@ -115,7 +128,7 @@ impl SideList {
 
     /// Whether [`SideList::claim`] could matter to anyone.
     pub fn has_claims(&self) -> bool {
-        !self.pending.is_empty() || !self.whiteouts.is_empty()
+        !self.pending.is_empty() || !self.whiteouts.is_empty() || !self.left_out.is_empty()
     }
 
     /// Forgets a directory and everything below it.

@@ -2,7 +2,7 @@ use super::*;
 use crate::error::{ErrorKind, Result};
 use crate::io::tar::build::{Item, device, dir, file, hard_link, symlink, tar};
 use crate::parallel::Cancel;
-use crate::tree::PathBytes;
+use crate::tree::{PathBytes, PendingLink};
 use rustix::fd::AsFd;
 use rustix::fs::{Mode, OFlags, XattrFlags};
 use std::fs::{self, Permissions};
@@ -445,35 +445,70 @@ fn the_last_entry_of_a_name_wins() {
     assert!(record.whiteouts.is_empty() && record.pending_links.is_empty() && record.opaque.is_empty());
 }
 
+fn links(applied: &Applied) -> Vec<(String, String)> {
+    let link = |link: &PendingLink| (link.path.to_string(), link.target.to_string());
+    applied.record.pending_links.iter().map(link).collect()
+}
+
+/// What it leads to may be in a lower layer. So the tree does not have it, whatever the layer itself has later.
 #[test]
-fn hard_links_reach_forwards_and_wait_for_lower_layers() {
+fn hard_links_wait_for_what_was_not_there_when_they_came() {
     if !is_root() {
         return;
     }
     let items = [
         hard_link("first", "second"),
         hard_link("second", "target"),
+        hard_link("third", "second"),
+        hard_link("second", "second"),
         hard_link("lib/link", "/usr/../lower/file"),
-        symlink("way", "/real"),
-        hard_link("through", "way/target"),
-        file("real/target", "there"),
         file("target", "here"),
+        hard_link("fourth", "target"),
         file(".wh.deleted", ""),
         hard_link("undead", "deleted"),
         hard_link("target", "target"),
     ];
     let (place, applied) = good(&items);
-    assert_eq!((place.text("first"), place.text("through")), ("here".into(), "there".into()));
-    assert_eq!(place.stat("target").nlink(), 3);
-    let pending: Vec<_> = applied
-        .record
-        .pending_links
-        .iter()
-        .map(|link| (link.path.to_string(), link.target.to_string()))
-        .collect();
-    assert_eq!(pending, [("lib/link".into(), "lower/file".into()), ("undead".into(), "deleted".into())]);
-    assert_eq!(paths(&applied.record.implicit), ["", "lib", "real"]);
-    assert!(!place.path("undead").exists());
+    assert_eq!(place.text("fourth"), "here");
+    assert_eq!(place.stat("target").nlink(), 2);
+    let pending = [
+        ("first", "second"),
+        ("lib/link", "lower/file"),
+        ("second", "target"),
+        ("third", "target"),
+        ("undead", "deleted"),
+    ];
+    assert_eq!(links(&applied), pending.map(|(path, target)| (path.to_string(), target.to_string())));
+    assert_eq!(paths(&applied.record.implicit), ["", "lib"]);
+    assert!(!place.path("undead").exists() && !place.path("second").exists());
+}
+
+#[test]
+fn a_link_to_a_device_that_was_left_out_is_left_out_too() {
+    if !is_root() {
+        return;
+    }
+    let null = || device("null", b'3', 0, 0);
+    let items = [null(), hard_link("d/link", "null"), hard_link("second", "d/link"), file("last", "1")];
+    let (place, applied) = good(&items);
+    assert!(applied.record.pending_links.is_empty() && applied.notices.len() == 2, "{:?}", applied.notices);
+    assert!(applied.notices[0].starts_with("a device 0:0"), "{:?}", applied.notices);
+    assert!(applied.notices[1].ends_with("d/link and 1 more"), "{:?}", applied.notices);
+    assert_eq!(place.text("last"), "1");
+    // Something else that has the name since then is something else.
+    let (place, _) = good(&[null(), hard_link("link", "null"), file("null", "1"), hard_link("link", "null")]);
+    assert_eq!(place.text("link"), "1");
+}
+
+#[test]
+fn an_opaque_mark_on_the_root_is_reported_and_hides_nothing() {
+    if !is_root() {
+        return;
+    }
+    let (place, applied) = good(&[file(".wh..wh..opq", ""), file("d/.wh..wh..opq", "")]);
+    assert_eq!(paths(&applied.record.opaque), ["d"]);
+    assert!(!place.is_opaque("") && place.is_opaque("d"));
+    assert!(applied.notices[0].contains("root"), "{:?}", applied.notices);
 }
 
 /// Not the machine's, whatever the kernel's error is called.

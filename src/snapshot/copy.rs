@@ -184,8 +184,8 @@ fn grown(read: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::R
     Err(Errno::TOOBIG)
 }
 
-/// Copies the merged tree `from` into the empty directory `to`, then makes the hard links of `links`. The directory
-/// itself takes the attributes of the merged root.
+/// Copies the merged tree `from` into the empty directory `to`, then makes the hard links of `links`, whose names are free in
+/// `from`. The directory itself takes the attributes of the merged root.
 pub fn copy_stack(
     from: &Stack,
     to: BorrowedFd<'_>,
@@ -308,14 +308,6 @@ impl Copier<'_> {
 
     fn pending(&self, link: &LinkSource, report: &mut CopyReport) -> Result<()> {
         let path = link.path.as_bytes();
-        let clear = || -> Result<()> {
-            let (dir, name) = beneath::open_parent(self.to, path)?;
-            match fs::unlinkat(dir, name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => Ok(()),
-                Err(errno) => Err(errno.into()),
-            }
-        };
-        clear().doing(|| copying(path))?;
         match &link.shared {
             Some(target) => self.link(path, target),
             None => {

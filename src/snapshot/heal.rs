@@ -17,7 +17,7 @@ use crate::tree::{PathBytes, PendingLink, TreeRecord, WhiteoutForm, split_path};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{self, AtFlags, Mode};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// A pending hard link, resolved in its chain.
@@ -31,40 +31,75 @@ pub struct LinkSource {
     pub stack: Arc<Stack>,
     /// The file itself.
     pub node: Node,
+    /// What tells it from other files.
+    file: File,
+}
+
+/// A file's layer in the merged tree, and its inode there.
+type File = (usize, u64);
+
+/// The names, in the merged tree, of files that may have several.
+type Namesakes = HashMap<File, Vec<Vec<u8>>>;
+
+/// The pending links of a tree, resolved in its chain.
+pub struct Links {
+    /// In the order of their names.
+    pub sources: Vec<LinkSource>,
+    namesakes: Namesakes,
 }
 
 /// Finds what the pending links of a tree link to. `merged` is the tree over `parent`.
 ///
 /// The file is looked for in the chain below first, where it was when the layer was made, then in the layer itself. A
 /// target that is nowhere is [`crate::ErrorKind::Malformed`].
-pub fn resolve_links(
-    record: &TreeRecord,
+pub fn resolve_links(record: &TreeRecord, merged: &Stack, parent: &Stack, cancel: &Cancel) -> Result<Links> {
+    let mut sources = find_sources(&record.pending_links, merged, parent, cancel)?;
+    let namesakes = namesakes(&sources, merged, cancel)?;
+    share(&mut sources, merged, &namesakes)?;
+    Ok(Links { sources, namesakes })
+}
+
+fn find_sources(
+    links: &[PendingLink],
     merged: &Stack,
     parent: &Stack,
     cancel: &Cancel,
 ) -> Result<Vec<LinkSource>> {
-    if record.pending_links.is_empty() {
+    if links.is_empty() {
         return Ok(Vec::new());
     }
     let (merged, parent) = (Arc::new(merged.clone()), Arc::new(parent.clone()));
-    let mut ends = Ends::of(&record.pending_links);
-    let mut groups: HashMap<(bool, usize, Vec<u8>), Vec<u8>> = HashMap::new();
-    let mut sources = Vec::new();
-    for link in &record.pending_links {
+    let mut ends = Ends::of(links);
+    let source = |link| {
         cancel.check()?;
-        let mut source = resolve_link(link, ends.end_of(link), &merged, &parent)?;
-        if source.shared.is_none() {
-            // Not visible under its own name any more, but links to it are still one file.
-            let below = Arc::ptr_eq(&source.stack, &parent);
-            let key = (below, source.node.layer(), source.node.path().to_vec());
-            match groups.get(&key) {
-                Some(first) => source.shared = Some(first.clone()),
-                None => drop(groups.insert(key, link.path.as_bytes().to_vec())),
-            }
+        find_source(link, &mut ends, &merged, &parent)
+    };
+    links.iter().map(source).collect()
+}
+
+fn find_source<'a>(
+    link: &'a PendingLink,
+    ends: &mut Ends<'a>,
+    merged: &Arc<Stack>,
+    parent: &Arc<Stack>,
+) -> Result<LinkSource> {
+    let broken =
+        |why: &str| Error::malformed(format!("{} is a hard link to {}, which {why}", link.path, link.target));
+    let end = ends.end_of(link, parent)?.ok_or_else(|| broken("links back to it"))?;
+    let (node, stack) = match parent.lookup(end.as_bytes())? {
+        Some(node) => (node, parent),
+        None => {
+            let own = merged.lookup(end.as_bytes())?;
+            (own.ok_or_else(|| broken("is neither in the layer nor below it"))?, merged)
         }
-        sources.push(source);
+    };
+    if node.is_dir() {
+        return Err(broken("is a directory"));
     }
-    Ok(sources)
+    // One layer more is on top of the merged tree.
+    let layer = node.layer() + usize::from(Arc::ptr_eq(stack, parent));
+    let file = (layer, node.stat().st_ino);
+    Ok(LinkSource { path: link.path.clone(), shared: None, stack: Arc::clone(stack), node, file })
 }
 
 /// Where the pending links of a layer, which may link to each other, lead to.
@@ -75,59 +110,65 @@ impl<'a> Ends<'a> {
         Ends(links.iter().map(|link| (&link.path, &link.target)).collect())
     }
 
-    /// What is no link of these; `None` where they go in a circle. What was passed on the way leads to the end at once from
-    /// then on, so that a chain is walked once, and not from each of its links.
-    fn end_of(&mut self, link: &'a PendingLink) -> Option<&'a PathBytes> {
+    /// What is in the chain below, or no link of these; `None` where they go in a circle. What was passed on the way leads to
+    /// the end at once from then on, so that a chain is walked once, and not from each of its links.
+    fn end_of(&mut self, link: &'a PendingLink, parent: &Stack) -> Result<Option<&'a PathBytes>> {
         let (mut at, mut passed) = (&link.target, Vec::new());
         while let Some(next) = self.0.get(at).copied() {
             if passed.len() == self.0.len() {
-                return None;
+                return Ok(None);
+            }
+            if parent.lookup(at.as_bytes())?.is_some() {
+                break;
             }
             passed.push(at);
             at = next;
         }
         self.0.extend(passed.into_iter().map(|path| (path, at)));
-        Some(at)
+        Ok(Some(at))
     }
 }
 
-/// `end` is where the link leads to, see [`Ends`].
-fn resolve_link(
-    link: &PendingLink,
-    end: Option<&PathBytes>,
-    merged: &Arc<Stack>,
-    parent: &Arc<Stack>,
-) -> Result<LinkSource> {
-    let broken =
-        |why: &str| Error::malformed(format!("{} is a hard link to {}, which {why}", link.path, link.target));
-    let target = end.ok_or_else(|| broken("links back to it"))?;
-    let found = |stack: &Arc<Stack>, node: Node, shared| LinkSource {
-        path: link.path.clone(),
-        shared,
-        stack: Arc::clone(stack),
-        node,
-    };
-    let source = match parent.lookup(target.as_bytes())? {
-        Some(node) => {
-            let seen = merged.lookup(node.path())?;
-            // One layer more on top, hence the + 1.
-            let visible =
-                seen.is_some_and(|seen| seen.layer() == node.layer() + 1 && seen.path() == node.path());
-            let shared = visible.then(|| node.path().to_vec());
-            found(parent, node, shared)
-        }
-        None => match merged.lookup(target.as_bytes())? {
-            Some(node) => {
-                let shared = Some(node.path().to_vec());
-                found(merged, node, shared)
+/// Looks for the names of linked files that have several.
+fn namesakes(links: &[LinkSource], merged: &Stack, cancel: &Cancel) -> Result<Namesakes> {
+    let several = links.iter().filter(|link| link.node.stat().st_nlink > 1);
+    let mut namesakes: Namesakes = several.map(|link| (link.file, Vec::new())).collect();
+    if !namesakes.is_empty() {
+        merged.walk(&mut |node| {
+            cancel.check()?;
+            if !node.is_dir()
+                && let Some(names) = namesakes.get_mut(&(node.layer(), node.stat().st_ino))
+            {
+                names.push(node.path().to_vec());
             }
-            None => return Err(broken("is neither in the layer nor below it")),
-        },
-    };
-    match source.node.is_dir() {
-        true => Err(broken("is a directory")),
-        false => Ok(source),
+            Ok(())
+        })?;
     }
+    Ok(namesakes)
+}
+
+/// Links to a file that is visible share it, under whatever name; those to one that no name shows any more share the first
+/// copy.
+fn share(links: &mut [LinkSource], merged: &Stack, namesakes: &Namesakes) -> Result<()> {
+    let mut first: HashMap<File, Vec<u8>> = HashMap::new();
+    for link in links {
+        let visible = match namesakes.get(&link.file) {
+            Some(names) => names.first().cloned(),
+            None => own_name(link, merged)?,
+        };
+        link.shared = visible.or_else(|| first.get(&link.file).cloned());
+        if link.shared.is_none() {
+            first.insert(link.file, link.path.as_bytes().to_vec());
+        }
+    }
+    Ok(())
+}
+
+/// The name of a linked file, if the merged tree shows the file by it.
+fn own_name(link: &LinkSource, merged: &Stack) -> Result<Option<Vec<u8>>> {
+    let path = link.node.path();
+    let is_it = |seen: &Node| (seen.layer(), seen.stat().st_ino) == link.file;
+    Ok(merged.exact(path)?.filter(is_it).map(|_| path.to_vec()))
 }
 
 /// Fills the empty directory `to` with what a tree needs healed above `parent`; `merged` is the tree over `parent`, as
@@ -140,11 +181,10 @@ pub fn heal(
     bounds: &Bounds,
 ) -> Result<Option<CopyReport>> {
     let cancel = &bounds.cancel;
-    let links = resolve_links(record, merged, parent, cancel)?;
+    let Links { sources: links, namesakes } = resolve_links(record, merged, parent, cancel)?;
     let copying = CopyOptions { headroom: Arc::clone(&bounds.headroom), ..CopyOptions::default() };
     let (directories, report) = (BTreeMap::new(), CopyReport::default());
-    let mut healer =
-        Healer { merged, to, groups: groups(&links, merged, cancel)?, directories, copying, cancel, report };
+    let mut healer = Healer { merged, to, namesakes, directories, copying, cancel, report };
     for path in &record.implicit {
         cancel.check()?;
         healer.implicit(path).doing(|| format!("cannot heal {path}"))?;
@@ -162,40 +202,11 @@ pub fn heal(
     }
 }
 
-/// What tells a linked file from others: its layer in the merged tree, and its inode there.
-fn file_of(link: &LinkSource) -> (usize, u64) {
-    (link.node.layer() + 1, link.node.stat().st_ino)
-}
-
-/// Names by file, see [`file_of`].
-type LinkGroups = HashMap<(usize, u64), Vec<Vec<u8>>>;
-
-/// The other names, in the merged tree, of linked files that have several: they stay one file with the link. A name that the layer
-/// links to something is not one of them any more.
-fn groups(links: &[LinkSource], merged: &Stack, cancel: &Cancel) -> Result<LinkGroups> {
-    let several = links.iter().filter(|link| link.shared.is_some() && link.node.stat().st_nlink > 1);
-    let mut groups: LinkGroups = several.map(|link| (file_of(link), Vec::new())).collect();
-    if !groups.is_empty() {
-        let linked: HashSet<&[u8]> = links.iter().map(|link| link.path.as_bytes()).collect();
-        merged.walk(&mut |node| {
-            cancel.check()?;
-            if !node.is_dir()
-                && !linked.contains(node.path())
-                && let Some(names) = groups.get_mut(&(node.layer(), node.stat().st_ino))
-            {
-                names.push(node.path().to_vec());
-            }
-            Ok(())
-        })?;
-    }
-    Ok(groups)
-}
-
 struct Healer<'a> {
     merged: &'a Stack,
     to: BorrowedFd<'a>,
     /// Names that are still to be linked.
-    groups: LinkGroups,
+    namesakes: Namesakes,
     copying: CopyOptions,
     cancel: &'a Cancel,
     /// What was made in the heal directory, and what it has to look like; `None` for what no layer mentions.
@@ -274,7 +285,7 @@ impl Healer<'_> {
             self.copy(link, target)?;
         }
         // The first link to a file finds its other names; for all further ones they are there.
-        let others = self.groups.remove(&file_of(link)).unwrap_or_default();
+        let others = self.namesakes.remove(&link.file).unwrap_or_default();
         for name in others.iter().map(Vec::as_slice).chain([path]) {
             self.cancel.check()?;
             self.directory(parent(name))?;
@@ -326,15 +337,16 @@ mod tests {
     fn a_long_chain_of_links_is_walked_once() {
         let links = links((0..200_000).map(|number| (number, number + 1)));
         let mut ends = Ends::of(&links);
-        let end = &links[199_999].target;
-        assert!(links.iter().all(|link| ends.end_of(link) == Some(end)));
+        let (end, nothing) = (&links[199_999].target, Stack::default());
+        assert!(links.iter().all(|link| ends.end_of(link, &nothing).expect("looks") == Some(end)));
     }
 
     #[test]
     fn links_in_a_circle_have_no_end_and_those_beside_it_do() {
         let links = links([(0, 1), (1, 2), (2, 1), (3, 3), (4, 5), (5, 6)]);
         let mut ends = Ends::of(&links);
-        let found: Vec<bool> = links.iter().map(|link| ends.end_of(link).is_some()).collect();
+        let has_end = |link| ends.end_of(link, &Stack::default()).expect("looks").is_some();
+        let found: Vec<bool> = links.iter().map(has_end).collect();
         assert_eq!(found, [false, false, false, false, true, true]);
     }
 }

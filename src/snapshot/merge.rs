@@ -26,7 +26,12 @@ pub struct Layer {
     place: Vec<u8>,
     marks: Marks,
     implicit: Arc<HashSet<PathBytes>>,
+    /// Names that the layer gives to files of the layers below; they are not made yet, and what had them is hidden.
+    links: Arc<Names>,
 }
+
+/// Names by the directory that holds them.
+type Names = HashMap<Vec<u8>, HashSet<Vec<u8>>>;
 
 /// How a layer says what it hides.
 #[derive(Clone, Debug)]
@@ -41,14 +46,15 @@ enum Marks {
 
 #[derive(Debug)]
 struct Lists {
-    whiteouts: HashMap<Vec<u8>, HashSet<Vec<u8>>>,
+    whiteouts: Names,
     opaque: HashSet<Vec<u8>>,
 }
 
 impl Layer {
     /// The directory `place` below `base`, which hides nothing, such as a full copy.
     pub fn plain(base: &Arc<OwnedFd>, place: impl Into<Vec<u8>>) -> Self {
-        Layer { base: Arc::clone(base), place: place.into(), marks: Marks::None, implicit: Arc::default() }
+        let (base, place) = (Arc::clone(base), place.into());
+        Layer { base, place, marks: Marks::None, implicit: Arc::default(), links: Arc::default() }
     }
 
     /// A directory that overlayfs can mount: a tree in overlayfs form, an upper directory, a heal directory.
@@ -62,10 +68,12 @@ impl Layer {
         layer
     }
 
-    /// A tree with its record. Its implicit directories take the attributes of those below, as if they had been healed.
+    /// A tree with its record. Its implicit directories take the attributes of those below, as if they had been healed; where
+    /// its pending links will be there is nothing.
     pub fn recorded(base: &Arc<OwnedFd>, place: impl Into<Vec<u8>>, record: &TreeRecord) -> Self {
         let mut layer = Layer::overlay(base, place, record.form);
         layer.implicit = Arc::new(record.implicit.iter().cloned().collect());
+        layer.links = Arc::new(by_directory(record.pending_links.iter().map(|link| &link.path)));
         if record.form == WhiteoutForm::List {
             layer.marks = Marks::Listed(Arc::new(lists(record)));
         }
@@ -116,15 +124,16 @@ impl Layer {
 
     /// Whether the layer deletes `path` without having anything by that name.
     fn deletes_absent(&self, path: &[u8]) -> bool {
-        matches!(&self.marks, Marks::Listed(lists) if lists.deletes(path))
+        has(&self.links, path) || matches!(&self.marks, Marks::Listed(lists) if lists.deletes(path))
     }
 
-    fn listed_whiteouts(&self, dir: &[u8]) -> impl Iterator<Item = &Vec<u8>> {
-        let lists = match &self.marks {
+    /// The names that it deletes in a directory without having anything there.
+    fn deleted_absent(&self, dir: &[u8]) -> impl Iterator<Item = &Vec<u8>> {
+        let listed = match &self.marks {
             Marks::Listed(lists) => lists.whiteouts.get(dir),
             _ => None,
         };
-        lists.into_iter().flatten()
+        listed.into_iter().chain(self.links.get(dir)).flatten()
     }
 
     fn is_opaque(&self, path: &[u8]) -> Result<bool> {
@@ -153,18 +162,26 @@ fn has_opaque_mark(dir: impl AsFd, attribute: &str) -> Result<bool> {
 }
 
 fn lists(record: &TreeRecord) -> Lists {
-    let mut whiteouts: HashMap<Vec<u8>, HashSet<Vec<u8>>> = HashMap::new();
-    for (dir, name) in record.whiteouts.iter().filter_map(PathBytes::split) {
-        whiteouts.entry(dir.to_vec()).or_default().insert(name.to_vec());
+    let opaque = record.opaque.iter().map(|path| path.as_bytes().to_vec()).collect();
+    Lists { whiteouts: by_directory(&record.whiteouts), opaque }
+}
+
+fn by_directory<'a>(paths: impl IntoIterator<Item = &'a PathBytes>) -> Names {
+    let mut names = Names::new();
+    for (dir, name) in paths.into_iter().filter_map(PathBytes::split) {
+        names.entry(dir.to_vec()).or_default().insert(name.to_vec());
     }
-    Lists { whiteouts, opaque: record.opaque.iter().map(|path| path.as_bytes().to_vec()).collect() }
+    names
+}
+
+fn has(names: &Names, path: &[u8]) -> bool {
+    let inside = |(dir, name)| names.get(dir).is_some_and(|names: &HashSet<_>| names.contains(name));
+    !names.is_empty() && split_path(path).is_some_and(inside)
 }
 
 impl Lists {
     fn deletes(&self, path: &[u8]) -> bool {
-        let inside =
-            |(dir, name)| self.whiteouts.get(dir).is_some_and(|names: &HashSet<_>| names.contains(name));
-        split_path(path).is_some_and(inside)
+        has(&self.whiteouts, path)
     }
 }
 
@@ -245,14 +262,12 @@ impl Stack {
         &self.layers
     }
 
-    /// The root directory; `None` for a stack of no layers.
+    /// The root directory; `None` for a stack of no layers. overlayfs merges the roots of all layers: an opaque mark counts on
+    /// no root.
     pub fn root(&self) -> Result<Option<Node>> {
         let mut found = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
             found.push((index, layer.stat(b"")?.ok_or_else(|| layer.gone(b""))?));
-            if index + 1 < self.layers.len() && layer.is_opaque(b"")? {
-                break;
-            }
         }
         Ok(self.directory(Vec::new(), found))
     }
@@ -269,6 +284,16 @@ impl Stack {
             self.descend(root, path, follow_last)
         };
         walk().doing(|| format!("cannot look up {}", PathBytes::new(path)))
+    }
+
+    /// What lies at `path` if nothing on the way there is a link.
+    pub fn exact(&self, path: &[u8]) -> Result<Option<Node>> {
+        let mut at = self.root()?;
+        for name in PathBytes::new(path).components() {
+            let Some(dir) = at.filter(Node::is_dir) else { return Ok(None) };
+            at = self.child(&dir, name)?;
+        }
+        Ok(at)
     }
 
     fn descend(&self, root: Node, path: &[u8], follow_last: bool) -> Result<Option<Node>> {
@@ -389,7 +414,7 @@ impl Stack {
             }
             merging.closed = !lowest && layer.is_opaque(&path)?;
         }
-        for name in layer.listed_whiteouts(&dir.path) {
+        for name in layer.deleted_absent(&dir.path) {
             names.entry(name.clone()).or_default().closed = true;
         }
         Ok(())

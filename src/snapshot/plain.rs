@@ -83,7 +83,7 @@ impl PlainSnapshotter {
         let links = resolve_links(&record, &merged, &parent, &bounds.cancel)?;
         let to = staged.make_dir("fs")?;
         let options = CopyOptions { headroom: Arc::clone(&bounds.headroom), ..self.options.clone() };
-        let report = copy_stack(&merged, to.as_fd(), &links, &options, &bounds.cancel)?;
+        let report = copy_stack(&merged, to.as_fd(), &links.sources, &options, &bounds.cancel)?;
         Ok(Filled { heal: false, usage: usage_of(&report) })
     }
 

@@ -178,6 +178,21 @@ fn t25_a_device_0_0_deletes_nothing() {
     assert!(json.to_string().contains("a device 0:0"), "{json}");
 }
 
+/// A tool that keeps no devices leaves the same out.
+#[test]
+fn t25_a_link_to_a_device_that_is_left_out_is_left_out_too() {
+    if !root() {
+        return;
+    }
+    let null = layer().char_device("null", 0, 0).char_device("far", 1 << 12, 0);
+    let layers = [null.hardlink("one", "null").hardlink("two", "far").file("kept", "1")];
+    let (tree, json) = both_import("links to devices", &several(layers));
+    has(&tree, "kept file");
+    lacks(&tree, "one");
+    lacks(&tree, "two");
+    assert!(json.to_string().contains("a hard link to a device that was left out"), "{json}");
+}
+
 /// It is the layer that is wrong, not the machine: exit code 3.
 #[test]
 fn t24_attributes_that_cannot_be_are_the_inputs_fault() {

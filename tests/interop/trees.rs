@@ -54,7 +54,7 @@ enum Tool {
     Containerd,
 }
 
-const DISAGREEMENTS: [Disagreement; 3] = [
+const DISAGREEMENTS: [Disagreement; 4] = [
     Disagreement { about: "the root's own entry", follows: Tool::Umoci, concerns: |name| name == "." },
     Disagreement {
         about: "times before 1970",
@@ -65,6 +65,11 @@ const DISAGREEMENTS: [Disagreement; 3] = [
         about: "a path through a lower layer's symlink",
         follows: Tool::Containerd,
         concerns: |name| name.starts_with("merged/"),
+    },
+    Disagreement {
+        about: "an opaque mark on the root",
+        follows: Tool::Containerd,
+        concerns: |name| name == "below-the-root-mark",
     },
 ];
 
@@ -291,6 +296,18 @@ fn awkward_images() -> Vec<(&'static str, Image)> {
                 dir("/d").file("/d/a", "1").dir("/d/sub").file("/d/sub/x", "1"),
                 layer().dir("/d").file("/d/own", "2").opaque("/d").file("/d/later", "3"),
                 layer().dir("/d").dir("/d/sub").file("/d/sub/y", "2"),
+            ),
+        ),
+        (
+            "an opaque mark on the root hides nothing",
+            image().layer(file("/below-the-root-mark", "1")).layer(layer().opaque("").file("/own", "2")),
+        ),
+        (
+            "a hard link to a file of a lower layer whose name has another file later",
+            three(
+                dir("/a").file("/a/one", "old").dir("/b").file("/b/in", "1"),
+                layer().dir("/a").hardlink("/c", "/a/one").file("/a/one", "new").hardlink("/b", "/c"),
+                file("/d", "2"),
             ),
         ),
         (

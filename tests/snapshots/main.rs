@@ -2,6 +2,7 @@
 //! All of these ways have to show one and the same tree, and the snapshotters keep one contract.
 
 mod bounds;
+mod chains;
 mod commits;
 
 #[path = "../support/mod.rs"]
@@ -70,16 +71,19 @@ impl House {
 
     /// Extracts a layer as an import would.
     fn tree(&self, layer: &Layer) -> DiffId {
+        self.try_tree(layer).expect("extracts")
+    }
+
+    fn try_tree(&self, layer: &Layer) -> transload::Result<DiffId> {
         let diff_id: DiffId = layer.diff_id().parse().expect("a digest");
         let ingest = self.trees.begin(&diff_id.0.hex(), &Cancel::new(), &mut || {}).expect("begins");
         let options = transload::layer::ApplyOptions { form: self.form, ..Default::default() };
         let tar = layer.tar();
         let (applied, _) =
-            transload::layer::apply(&tar[..], ingest.fs(), &options, &Cancel::new(), &mut |_| {})
-                .expect("extracts");
+            transload::layer::apply(&tar[..], ingest.fs(), &options, &Cancel::new(), &mut |_| {})?;
         let record = transload::tree::TreeRecord { diff_id: Some(diff_id), ..applied.record };
         ingest.publish(&record).expect("publishes");
-        diff_id
+        Ok(diff_id)
     }
 
     fn commit(&self, parent: Option<&ChainId>, diff_id: &DiffId) -> transload::Result<Committed> {
@@ -89,7 +93,7 @@ impl House {
     fn try_chain(&self, layers: &[Layer]) -> transload::Result<String> {
         let mut parent: Option<ChainId> = None;
         for layer in layers {
-            let diff_id = self.tree(layer);
+            let diff_id = self.try_tree(layer)?;
             self.commit(parent.as_ref(), &diff_id)?;
             parent = Some(ChainId::above(parent.as_ref(), &diff_id));
         }
@@ -139,17 +143,24 @@ fn root() -> bool {
 
 /// Every way to look at the chain shows this tree; it is returned as seen through overlayfs.
 fn everywhere(what: &str, layers: &[Layer]) -> Vec<String> {
+    try_everywhere(what, layers).expect("a chain")
+}
+
+/// The same for layers that may be no chain; then the snapshotters say so alike.
+fn try_everywhere(what: &str, layers: &[Layer]) -> transload::Result<Vec<String>> {
     let [overlay, plain] = [House::new(WhiteoutForm::Trusted), House::new(WhiteoutForm::List)];
-    let name = overlay.chain(layers);
+    let [name, copy] = [overlay.try_chain(layers), plain.try_chain(layers)];
+    let told = |made: &transload::Result<String>| made.as_ref().map_err(|error| error.to_string()).cloned();
+    assert_eq!(told(&name), told(&copy), "{what}: overlay, plain");
+    let (name, copy) = (name?, copy?);
     let view = overlay.view("view", &name);
     let seen = overlay.mounted(&view, listing);
     assert_same(&format!("{what}: mounted, unpacked"), &seen, &overlay.unpacked(&name, 1));
     assert_same(&format!("{what}: 1 and 4 threads"), &seen, &overlay.unpacked(&name, 4));
-    let copy = plain.chain(layers);
     assert_same(&format!("{what}: overlay, plain"), &seen, &plain.unpacked(&copy, 2));
     let view = plain.view("view", &copy);
     assert_same(&format!("{what}: plain, mounted"), &seen, &plain.mounted(&view, listing));
-    seen
+    Ok(seen)
 }
 
 #[track_caller]
