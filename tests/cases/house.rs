@@ -1,6 +1,7 @@
 //! The ways in, a store with a directory beside it that nothing may touch, and the three verdicts: imports, refused, harmless.
 
 use crate::support::listing::{assert_same, listing, listing_without};
+use crate::support::mounts::Unmount;
 use crate::support::run::{Ran, command, run_with_input, transload};
 use crate::support::tools::skip;
 use crate::support::{self, image::*};
@@ -176,6 +177,18 @@ impl House {
         lines
     }
 
+    /// The tree of an image, as a mount shows it.
+    pub fn mounted(&self, name: &str) -> Vec<String> {
+        let at = self.dir.path().join("mounted");
+        std::fs::create_dir(&at).expect("a mount point");
+        let place = at.to_str().expect("text");
+        transload(&self.store(), ["mount", name, place]).ok();
+        let _unmount = Unmount(at.clone());
+        let lines = listing(&at);
+        transload(&self.store(), ["umount", place]).ok();
+        lines
+    }
+
     pub fn images(&self) -> Vec<Value> {
         let json = transload(&self.store(), ["--json", "images"]).ok().json();
         json["images"].as_array().expect("images").clone()
@@ -278,7 +291,22 @@ fn imports_by(what: &str, ways: &[Way], archive: &[u8], name: &str) -> (Vec<Stri
             }
         }
     }
-    first.expect("there are several ways")
+    let (tree, json) = first.expect("there are several ways");
+    otherwise(what, archive, name, &tree);
+    (tree, json)
+}
+
+/// The same tree in a store of full copies, and mounted.
+#[track_caller]
+fn otherwise(what: &str, archive: &[u8], name: &str, tree: &[String]) {
+    let house = House::new();
+    house.import(Way::File, archive, &["--snapshotter", "plain"]).ok();
+    assert_same(&format!("{what}: overlay, plain"), tree, &house.tree(name));
+    if rustix::process::geteuid().is_root() {
+        let house = House::new();
+        house.import(Way::File, archive, &["--snapshotter", "overlay"]).ok();
+        assert_same(&format!("{what}: unpacked, mounted"), tree, &house.mounted(name));
+    }
 }
 
 /// Refused as an OCI layout and as docker-save writes it, by every way in.

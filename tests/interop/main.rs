@@ -8,6 +8,7 @@ mod support;
 
 mod archives;
 mod bad_input;
+mod chains;
 mod concurrency;
 mod handing_on;
 mod sharing;

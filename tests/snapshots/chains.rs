@@ -1,7 +1,8 @@
-//! Chains of layers that depend on each other: links to what is below, and names that change what they are.
+//! Chains of layers that depend on each other: links to what is below, names that change what they are, and chains made by chance.
 
 use super::{assert_gone, assert_line, everywhere, root, try_everywhere};
-use crate::support::image::{dir, file, layer};
+use crate::support::chains::{chain, outline, seeds};
+use crate::support::image::{Layer, dir, file, layer};
 use transload::ErrorKind;
 
 fn line<'a>(lines: &'a [String], name: &str) -> &'a str {
@@ -105,4 +106,30 @@ fn a_link_to_a_file_whose_directory_becomes_a_symlink_is_that_file() {
     let seen = everywhere("symlink instead", &[file("c/a", "1"), change]);
     assert_line(&seen, "b file");
     assert_line(&seen, "c link");
+}
+
+fn tried(what: &str, wild: bool, seeds: std::ops::Range<u64>) {
+    let mut made = 0;
+    for seed in seeds.clone() {
+        let layers: Vec<Layer> = chain(seed, wild);
+        let what = format!("{what} chain {seed} ({})", outline(&layers));
+        match try_everywhere(&what, &layers) {
+            Ok(_) => made += 1,
+            Err(error) => {
+                assert!(error.kind().is_input(), "{what}: {error}");
+                assert!(wild, "{what}: {error}");
+            }
+        }
+    }
+    assert!(made * 4 > seeds.count(), "{what}: {made} chains could be made");
+}
+
+/// `TRANSLOAD_SEED` says where to begin, `TRANSLOAD_TORTURE` makes it a thousand.
+#[test]
+fn chains_made_by_chance_show_one_tree_however_one_looks() {
+    if !root() {
+        return;
+    }
+    tried("a tame", false, seeds(40, 1000));
+    tried("a wild", true, seeds(60, 1000));
 }

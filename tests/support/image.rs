@@ -189,6 +189,13 @@ impl Layer {
         digest(&self.tar())
     }
 
+    /// Names, kinds and targets, for the message of a test that fails.
+    pub fn outline(&self) -> String {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let entry = |entry: &Entry| format!("{:?} {} {}", entry.kind, text(&entry.name), text(&entry.link));
+        self.entries.iter().map(entry).collect::<Vec<_>>().join(", ")
+    }
+
     /// The tar as the image stores it.
     pub fn blob(&self) -> Vec<u8> {
         pack(&self.tar(), self.pack)

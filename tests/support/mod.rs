@@ -3,6 +3,7 @@
 // Each test program uses its own part of this.
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+pub mod chains;
 pub mod disk;
 pub mod image;
 pub mod listing;
