@@ -190,6 +190,10 @@ pub struct TreeRecord {
     pub implicit: Vec<PathBytes>,
     /// Hard links to files of lower layers.
     pub pending_links: Vec<PendingLink>,
+    /// Whether files have the owners that the layer says; otherwise they belong to whoever extracted them
+    /// (`--ignore-chown`). Records of earlier releases do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owners: Option<bool>,
 }
 
 impl TreeRecord {
@@ -206,7 +210,13 @@ impl TreeRecord {
             opaque: Vec::new(),
             implicit: Vec::new(),
             pending_links: Vec::new(),
+            owners: None,
         }
+    }
+
+    /// Whether this says the same of a layer, however its owners were dealt with.
+    pub fn is_of_same_layer(&self, other: &TreeRecord) -> bool {
+        *self == TreeRecord { owners: self.owners, ..other.clone() }
     }
 }
 
@@ -253,5 +263,10 @@ mod tests {
         record.pending_links.push(PendingLink { path: PathBytes::new("a"), target: PathBytes::new("b") });
         let json = serde_json::to_string(&record).expect("plain data");
         assert_eq!(serde_json::from_str::<TreeRecord>(&json).expect("just written"), record);
+        assert!(!json.contains("owners"), "as earlier releases wrote it: {json}");
+        let kept = TreeRecord { owners: Some(true), ..record.clone() };
+        let json = serde_json::to_string(&kept).expect("plain data");
+        assert_eq!(serde_json::from_str::<TreeRecord>(&json).expect("just written"), kept);
+        assert!(kept != record && kept.is_of_same_layer(&record));
     }
 }

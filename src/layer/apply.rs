@@ -524,6 +524,7 @@ impl<'a> Tree<'a> {
                 .map_err(|error| error.context(format!("cannot extract /{}", PathBytes::new(&path[..]))))?;
         }
         let (mut record, held) = self.list.into_record(self.options.form);
+        record.owners = Some(self.options.ownership == Ownership::Keep);
         (record.entries, record.inodes, record.bytes) = (self.entries, self.inodes, self.bytes);
         Ok(Applied { record, notices: self.notices.into_lines(), _held: held.into() })
     }

@@ -74,6 +74,14 @@ impl Trees {
         read().doing(|| format!("cannot look up tree {diff_id}"))
     }
 
+    /// The user and group that wrote a tree down: those of its files, where the layer's were left out.
+    pub fn written_by(&self, diff_id: &DiffId) -> Result<(u32, u32)> {
+        let record = format!("{}/tree.json", directory(diff_id));
+        let stat = fs::statat(&self.trees, record, AtFlags::SYMLINK_NOFOLLOW)
+            .doing(|| format!("cannot look up tree {diff_id}"))?;
+        Ok((stat.st_uid, stat.st_gid))
+    }
+
     /// Whether the tree is there, without reading its record.
     pub fn contains(&self, diff_id: &DiffId) -> Result<bool> {
         match fs::statat(&self.trees, directory(diff_id), AtFlags::SYMLINK_NOFOLLOW) {

@@ -2,6 +2,7 @@
 //! blobs allow, and an import of the same archive brings the rest back. In the end every one of them is what it was.
 
 mod doctor;
+mod owners;
 mod rebuild;
 
 #[path = "../support/mod.rs"]
@@ -43,8 +44,11 @@ fn sample() -> Image {
 
 impl House {
     fn new(options: &[&str]) -> House {
+        Self::of(sample(), options)
+    }
+
+    fn of(image: Image, options: &[&str]) -> House {
         let dir = scratch();
-        let image = sample();
         fs::write(dir.path().join("app.tar"), image.oci()).expect("an archive");
         let mut house = House { dir, image, before: Vec::new() };
         house.import(options).ok();
@@ -396,6 +400,37 @@ fn without_a_blob_a_tree_is_held_against_its_record_and_the_report_says_so() {
     assert_eq!(house.says(&[]), ["tree_differs found"]);
     assert_eq!(house.says(&["--repair"]), ["tree_differs needs_import"]);
     house.import(&["--discard-blobs"]).ok();
+    house.is_as_before();
+}
+
+#[test]
+fn what_brings_back_a_tree_without_its_blob_is_an_import() {
+    let house = House::new(&["--discard-blobs"]);
+    fs::remove_file(house.tree(0).join("fs/lib")).expect("removes");
+    let mend = |options: &[&str]| house.fsck(options).1["problems"][0]["mend"].clone();
+    let import = "transload import the archive of these images again";
+    assert_eq!(mend(&[]), format!("transload fsck --repair, and then {import}"));
+    assert_eq!(mend(&["--repair"]), import);
+    assert_eq!(mend(&[]), import);
+    assert_eq!(house.says(&[]), ["tree_missing needs_import"]);
+    house.import(&["--discard-blobs"]).ok();
+    house.is_as_before();
+}
+
+#[test]
+fn of_a_bad_snapshot_and_its_sound_child_only_the_bad_one_is_told() {
+    let image = image()
+        .name("example.com/app:1")
+        .layer(file("one", "1\n"))
+        .layer(file("two", "2\n"))
+        .layer(file("three", "3\n"));
+    let house = House::of(image, &["--snapshotter", "plain"]);
+    let (top, count) = (house.top_snapshot(), house.fsck(&[]).1["checked"]["snapshots"].clone());
+    assert_eq!(count, 3);
+    let number: u64 = top.file_name().expect("a number").to_string_lossy().parse().expect("a number");
+    flip(&house.store().join(format!("snapshots/{}/fs/two", number - 1)), 0);
+    assert_eq!(house.says(&[]), ["snapshot_differs found"]);
+    house.says(&["--repair"]);
     house.is_as_before();
 }
 

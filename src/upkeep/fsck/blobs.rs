@@ -23,6 +23,9 @@ enum Job {
     Tree(DiffId),
 }
 
+/// What brings back what is gone.
+pub(super) const IMPORT_AGAIN: &str = "transload import the archive of these images again";
+
 impl Check<'_> {
     /// Every blob and every tree, many at once, the largest first.
     pub(super) fn contents(&self) -> Result<()> {
@@ -131,11 +134,16 @@ impl Check<'_> {
         let mend = match state {
             ProblemState::Found => "transload fsck --repair",
             ProblemState::Repaired => "",
-            ProblemState::NeedsImport => "transload import the archive of these images again",
+            ProblemState::NeedsImport => IMPORT_AGAIN,
             ProblemState::Remains => "see the message",
         };
-        self.event(Event::Notice(format!("{what}: {message}")));
-        self.findings.problem(FsckProblem { kind, what, message, images, state, mend: mend.to_string() });
+        self.problem_mended_by(FsckProblem { kind, what, message, images, state, mend: mend.to_string() });
+    }
+
+    /// A problem that not the usual thing mends.
+    pub(super) fn problem_mended_by(&self, problem: FsckProblem) {
+        self.event(Event::Notice(format!("{}: {}", problem.what, problem.message)));
+        self.findings.problem(problem);
     }
 
     fn blob(&self, digest: &Digest) -> Result<()> {
@@ -145,7 +153,10 @@ impl Check<'_> {
             return self.size(digest, size);
         }
         match self.read(digest, None)? {
-            Some(passed) => self.judge(digest, &passed).map(drop),
+            Some(passed) => {
+                self.count_blob(passed.size_bytes);
+                self.judge(digest, &passed).map(drop)
+            }
             None => Ok(()),
         }
     }
@@ -177,10 +188,7 @@ impl Check<'_> {
         let passed = pass(blob, digest.algorithm(), unpack, &means);
         self.event(Event::BlobFinished { key, outcome: Outcome::Existing });
         match passed {
-            Ok(passed) => {
-                self.count_blob(passed.size_bytes);
-                Ok(Some(passed))
-            }
+            Ok(passed) => Ok(Some(passed)),
             Err(error) if error.kind() == ErrorKind::Io => {
                 self.unreadable(digest, &error);
                 Ok(None)
@@ -194,7 +202,7 @@ impl Check<'_> {
         self.blob_problem(ProblemKind::BlobUnreadable, digest, message, ProblemState::Remains);
     }
 
-    fn count_blob(&self, size_bytes: u64) {
+    pub(super) fn count_blob(&self, size_bytes: u64) {
         self.findings.count(|checked| {
             checked.blobs += 1;
             checked.blob_bytes += size_bytes;

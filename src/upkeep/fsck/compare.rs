@@ -23,6 +23,8 @@ const PIECE_BYTES: usize = 128 << 10;
 #[derive(Debug, Default)]
 pub(super) struct Differences {
     pub count: u64,
+    /// Whether every entry belongs to the one that [`Owners::Ignore`] names.
+    pub of_one: bool,
     shown: Vec<String>,
 }
 
@@ -57,22 +59,26 @@ pub(super) fn compare(
         owners,
         cancel,
         differences: Differences::default(),
-        other_owners: Vec::new(),
-        all_ours: true,
+        of_one: true,
         links: HashMap::new(),
         links_back: HashMap::new(),
     };
     compare.run()?;
-    Ok(compare.finish())
+    Ok(Differences { of_one: compare.of_one, ..compare.differences })
 }
 
-/// Whether owners count.
+/// A user and a group.
+pub(super) type Owner = (u32, u32);
+
+/// Whose files are to be.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Owners {
-    /// They do, unless the whole tree belongs to whoever imports here: then it was imported so (`--ignore-chown`).
+    /// As expected.
     Compare,
-    /// They could not be set here, so they cannot be compared.
-    Ignore,
+    /// All of this one, who left out the layer's.
+    Of(Owner),
+    /// They could not be set here, so they cannot be compared; only whether all are of this one is told.
+    Ignore(Owner),
 }
 
 struct Compare<'a> {
@@ -81,8 +87,7 @@ struct Compare<'a> {
     owners: Owners,
     cancel: &'a Cancel,
     differences: Differences,
-    other_owners: Vec<(Vec<u8>, String)>,
-    all_ours: bool,
+    of_one: bool,
     links: HashMap<u64, (u64, Vec<u8>)>,
     links_back: HashMap<u64, u64>,
 }
@@ -154,14 +159,24 @@ impl Compare<'_> {
         if was != is {
             self.differences.add(path, format!("has the mode {is:04o}, not {was:04o}"));
         }
-        let (was, is) = ((expected.st_uid, expected.st_gid), (actual.st_uid, actual.st_gid));
-        self.all_ours &= is == (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        if was != is {
-            let text = format!("belongs to {}:{}, not to {}:{}", is.0, is.1, was.0, was.1);
-            self.other_owners.push((path.to_vec(), text));
-        }
+        self.owner(path, (expected.st_uid, expected.st_gid), (actual.st_uid, actual.st_gid));
         if (expected.st_mtime, expected.st_mtime_nsec) != (actual.st_mtime, actual.st_mtime_nsec) {
             self.differences.add(path, "has another time");
+        }
+    }
+
+    fn owner(&mut self, path: &[u8], expected: Owner, is: Owner) {
+        let was = match self.owners {
+            Owners::Compare => expected,
+            Owners::Of(owner) => owner,
+            Owners::Ignore(owner) => {
+                self.of_one &= is == owner;
+                return;
+            }
+        };
+        if was != is {
+            let text = format!("belongs to {}:{}, not to {}:{}", is.0, is.1, was.0, was.1);
+            self.differences.add(path, text);
         }
     }
 
@@ -228,15 +243,6 @@ impl Compare<'_> {
         } else if back != expected.st_ino {
             self.differences.add(path, "is the same file as another that it should not be");
         }
-    }
-
-    fn finish(mut self) -> Differences {
-        if self.owners == Owners::Compare && !self.all_ours {
-            for (path, text) in std::mem::take(&mut self.other_owners) {
-                self.differences.add(&path, text);
-            }
-        }
-        self.differences
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::Check;
 use super::facts::image_name;
-use super::report::{ProblemKind, ProblemState};
+use super::report::{FsckProblem, ProblemKind, ProblemState};
+use super::trees::NEEDS_OWNERS;
 use crate::error::{ErrorKind, Result};
 use crate::metadata::{ImageRow, Labels, ManifestRow};
 use crate::oci::{ChainId, DiffId, Digest};
@@ -57,7 +58,14 @@ impl Check<'_> {
                 let what = format!("snapshot {key}");
                 let images = vec![image_name(image)];
                 let message = "it is needed and not recorded, or was not synced before the system went down";
-                self.problem(ProblemKind::SnapshotMissing, what, message.to_string(), images, state);
+                let (kind, message) = (ProblemKind::SnapshotMissing, message.to_string());
+                match state {
+                    ProblemState::Remains => {
+                        let mend = NEEDS_OWNERS.to_string();
+                        self.problem_mended_by(FsckProblem { kind, what, message, images, state, mend });
+                    }
+                    _ => self.problem(kind, what, message, images, state),
+                }
             }
             parent = Some(chain_id);
         }
@@ -71,6 +79,7 @@ impl Check<'_> {
         match self.store.snapshotter().commit_layer(parent, diff_id, &Labels::new(), &self.bounds()) {
             Ok(_) => Ok(ProblemState::Repaired),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(ProblemState::NeedsImport),
+            Err(error) if error.kind() == ErrorKind::Permission => Ok(ProblemState::Remains),
             Err(error) => Err(error),
         }
     }

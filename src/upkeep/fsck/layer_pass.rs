@@ -58,8 +58,6 @@ pub(super) struct Unpacked {
     pub bytes: u64,
     /// Where it was extracted.
     pub applied: Option<Applied>,
-    /// Whether owners were left out because they cannot be set here.
-    pub without_owners: bool,
 }
 
 /// How to unpack a layer.
@@ -108,8 +106,7 @@ fn unpack_layer(
     let applied = into.fs.map(|fs| extract(&mut stream, fs, &into, means.cancel)).transpose()?;
     drain(&mut stream)?;
     let Counted { digester, bytes, .. } = stream.into_inner();
-    let without_owners = into.ownership == Ownership::Ignore;
-    Ok(Unpacked { diff_id: DiffId(digester.finish()), bytes, applied, without_owners })
+    Ok(Unpacked { diff_id: DiffId(digester.finish()), bytes, applied })
 }
 
 /// The layer was accepted once, perhaps with raised limits, so none is set here but what memory asks for.

@@ -2,7 +2,8 @@
 
 use super::Check;
 use super::compare::{Owners, compare};
-use super::report::{ProblemKind, ProblemState};
+use super::report::{FsckProblem, ProblemKind, ProblemState};
+use super::trees::NEEDS_OWNERS;
 use crate::error::{ErrorKind, Result};
 use crate::io::durable;
 use crate::metadata::{SnapshotKind, SnapshotRow};
@@ -36,6 +37,9 @@ impl Check<'_> {
             }
             let compare = !shaky.contains(row.key.as_str());
             self.snapshot(row, parents.contains(row.key.as_str()), compare)?;
+            if self.findings.is_open(&format!("snapshot {}", row.key)) {
+                shaky.insert(&row.key);
+            }
         }
         let known: HashSet<u64> = self.store.metadata().snapshot_ids()?.into_iter().collect();
         for id in listed.into_iter().filter(|id| !known.contains(id)) {
@@ -160,7 +164,12 @@ impl Check<'_> {
         }
         let state = match (self.options.repair, layer) {
             (false, _) => ProblemState::Found,
-            (true, true) => self.make_layer_again(row)?,
+            (true, true) => match self.make_layer_again(row) {
+                Err(error) if error.kind() == ErrorKind::Permission => {
+                    return self.snapshot_needs_owners(row, message, &error);
+                }
+                made => made?,
+            },
             (true, false) if is_parent => ProblemState::Remains,
             (true, false) => {
                 self.store.snapshotter().remove(&row.key)?;
@@ -168,6 +177,18 @@ impl Check<'_> {
             }
         };
         self.snapshot_problem(row, ProblemKind::SnapshotMissing, message, state);
+        Ok(())
+    }
+
+    fn snapshot_needs_owners(&self, row: &SnapshotRow, message: String, error: &crate::Error) -> Result<()> {
+        self.problem_mended_by(FsckProblem {
+            kind: ProblemKind::SnapshotMissing,
+            what: format!("snapshot {}", row.key),
+            message: format!("{message}; {error}"),
+            images: self.facts.users_of_snapshot(&row.key),
+            state: ProblemState::Remains,
+            mend: NEEDS_OWNERS.to_string(),
+        });
         Ok(())
     }
 

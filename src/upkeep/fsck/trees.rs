@@ -5,9 +5,10 @@
 //! is looked at, and the report says so.
 
 use super::Check;
-use super::compare::{Owners, compare};
+use super::blobs::IMPORT_AGAIN;
+use super::compare::{Differences, Owners, compare};
 use super::layer_pass::{Into, Passed, Unpacked};
-use super::report::{ProblemKind, ProblemState};
+use super::report::{FsckProblem, ProblemKind, ProblemState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{durable, locked::LockedDir};
 use crate::layer::Ownership;
@@ -56,14 +57,33 @@ impl Check<'_> {
         let images = self.facts.users_of_tree(diff_id);
         self.problem(kind, format!("tree {diff_id}"), message, images, state);
     }
+
+    /// One that `mend` mends.
+    fn tree_problem_mended_by(
+        &self,
+        diff_id: &DiffId,
+        (kind, message): Wrong,
+        state: ProblemState,
+        mend: String,
+    ) {
+        let (what, images) = (format!("tree {diff_id}"), self.facts.users_of_tree(diff_id));
+        self.problem_mended_by(FsckProblem { kind, what, message, images, state, mend });
+    }
 }
+
+/// What is missing where a tree cannot be made with its owners.
+pub(super) const NEEDS_OWNERS: &str =
+    "run it with the privilege to give files away (CAP_CHOWN): transload fsck --repair";
 
 /// Checks a blob and the tree that was made of it.
 pub(super) fn layer(check: &Check<'_>, diff_id: &DiffId, digest: &Digest) -> Result<()> {
     let record = check.store.trees().stat(diff_id);
-    let form = record.as_ref().ok().and_then(|record| record.as_ref().map(|record| record.form));
-    let form = form.unwrap_or(check.store.format().whiteouts);
-    let mut ownership = Ownership::Keep;
+    let record = record.ok().flatten();
+    let form = record.as_ref().map_or(check.store.format().whiteouts, |record| record.form);
+    let mut ownership = match record.and_then(|record| record.owners) {
+        Some(false) => Ownership::Ignore,
+        _ => Ownership::Keep,
+    };
     loop {
         let staged = stage(check)?;
         let into = Into { fs: staged.as_ref().map(|staged| staged.fs()), form, ownership };
@@ -74,6 +94,7 @@ pub(super) fn layer(check: &Check<'_>, diff_id: &DiffId, digest: &Digest) -> Res
             ownership = Ownership::Ignore;
             continue;
         }
+        check.count_blob(passed.size_bytes);
         let unpacked = passed.unpacked.take();
         if !check.judge(digest, &passed)? {
             return alone(check, diff_id, "its blob is damaged");
@@ -135,23 +156,23 @@ fn beside(
         return alone(check, diff_id, "there is nowhere to unpack its blob to");
     };
     let expected = TreeRecord { diff_id: Some(*diff_id), ..applied.record };
-    let owners = if unpacked.without_owners { Owners::Ignore } else { Owners::Compare };
-    let wrong = differences(check, diff_id, &staged, &expected, owners)?;
+    let wrong = differences(check, diff_id, &staged, &expected)?;
     check.findings.count(|checked| {
         checked.trees += 1;
         checked.trees_against_blobs += 1;
     });
-    match wrong {
-        None => recorded(check, diff_id),
-        Some(wrong) => {
-            let state = match check.options.repair {
-                false => ProblemState::Found,
-                true => replace(check, diff_id, staged, &expected)?,
-            };
-            check.tree_problem(diff_id, wrong, state);
-            Ok(())
-        }
+    let Some((wrong, may_replace)) = wrong else { return recorded(check, diff_id) };
+    if !may_replace {
+        let state = if check.options.repair { ProblemState::Remains } else { ProblemState::Found };
+        check.tree_problem_mended_by(diff_id, wrong, state, NEEDS_OWNERS.to_string());
+        return Ok(());
     }
+    let state = match check.options.repair {
+        false => ProblemState::Found,
+        true => replace(check, diff_id, staged, &expected)?,
+    };
+    check.tree_problem(diff_id, wrong, state);
+    Ok(())
 }
 
 /// The blob is sound and is not the layer that it is said to be.
@@ -175,33 +196,70 @@ fn mismatch(
     alone(check, diff_id, "the blob that is said to unpack to it does not")
 }
 
+/// What is wrong with the tree, and whether the fresh one may take its place. Owners that this process cannot give are never
+/// thrown away for its own.
 fn differences(
     check: &Check<'_>,
     diff_id: &DiffId,
     staged: &TreeIngest<'_>,
     expected: &TreeRecord,
-    owners: Owners,
-) -> Result<Option<Wrong>> {
-    match check.store.trees().stat(diff_id) {
+) -> Result<Option<(Wrong, bool)>> {
+    let has_owners = expected.owners == Some(true);
+    // What is there does not say whose it was to be. Who is not root could never give it to others.
+    let may_make = has_owners || !rustix::process::geteuid().is_root();
+    let wrong = |kind, message: String, may_replace| Ok(Some(((kind, message), may_replace)));
+    let found = match check.store.trees().stat(diff_id) {
         Ok(None) if gone_by_itself(check, diff_id)? => return Ok(None),
-        Ok(None) => return Ok(Some((ProblemKind::TreeMissing, "it is needed and not there".to_string()))),
-        Err(error) => return Ok(Some((ProblemKind::TreeRecord, error.to_string()))),
-        Ok(Some(found)) if found != *expected => {
-            let message = "its tree.json contradicts its blob".to_string();
-            return Ok(Some((ProblemKind::TreeRecord, message)));
+        Ok(None) => {
+            return wrong(ProblemKind::TreeMissing, "it is needed and not there".to_string(), may_make);
         }
-        Ok(Some(_)) => {}
+        Err(error) => return wrong(ProblemKind::TreeRecord, error.to_string(), may_make),
+        Ok(Some(found)) => found,
+    };
+    let may_replace = has_owners || found.owners == Some(false);
+    if !found.is_of_same_layer(expected) {
+        let message = "its tree.json contradicts its blob".to_string();
+        return wrong(ProblemKind::TreeRecord, message, may_replace || (found.owners.is_none() && may_make));
     }
+    match beside_each_other(check, diff_id, staged, (expected, &found)) {
+        Ok(compared) => {
+            // A record that does not say: all belonging to one, they were left out.
+            let left_out = found.owners.is_none() && compared.of_one;
+            if !has_owners && found.owners != Some(false) && !left_out {
+                let message =
+                    "its owners could not be compared: this process may not give files away (CAP_CHOWN)";
+                check.findings.unproven(format!("tree {diff_id}"), message);
+            }
+            match compared.count {
+                0 => Ok(None),
+                _ => wrong(ProblemKind::TreeDiffers, compared.describe(), may_replace || left_out),
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
+        Err(error) => wrong(
+            ProblemKind::TreeUnreadable,
+            error.to_string(),
+            may_replace || found.owners.is_none() && may_make,
+        ),
+    }
+}
+
+fn beside_each_other(
+    check: &Check<'_>,
+    diff_id: &DiffId,
+    staged: &TreeIngest<'_>,
+    (expected, found): (&TreeRecord, &TreeRecord),
+) -> Result<Differences> {
+    let owners = match (found.owners, expected.owners) {
+        (Some(false), _) => Owners::Of(check.store.trees().written_by(diff_id)?),
+        (_, Some(true)) => Owners::Compare,
+        _ => Owners::Ignore(check.store.trees().written_by(diff_id)?),
+    };
     let base = Arc::new(rustix::io::fcntl_dupfd_cloexec(staged.fs(), 3)?);
     let root = Arc::new(check.store.sync_handle()?);
     let fresh = Layer::plain(&base, "");
     let stored = Layer::plain(&root, Trees::relative_path(diff_id));
-    match compare(&fresh, &stored, owners, check.means.cancel) {
-        Ok(found) if found.count == 0 => Ok(None),
-        Ok(found) => Ok(Some((ProblemKind::TreeDiffers, found.describe()))),
-        Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
-        Err(error) => Ok(Some((ProblemKind::TreeUnreadable, error.to_string()))),
-    }
+    compare(&fresh, &stored, owners, check.means.cancel)
 }
 
 /// Puts the fresh tree into the place of the bad one. What was there may be mounted, so it is kept.
@@ -271,18 +329,25 @@ pub(super) fn alone(check: &Check<'_>, diff_id: &DiffId, why: &str) -> Result<()
         }
         return recorded(check, diff_id);
     };
-    let state = match check.options.repair {
-        false => ProblemState::Found,
-        true => {
+    let needed = !check.facts.users_of_tree(diff_id).is_empty();
+    // What is gone already no repair makes again without its blob.
+    let gone = !check.store.trees().contains(diff_id)? && check.facts.blob_of(diff_id).is_none();
+    let (state, mend) = match (check.options.repair, needed) {
+        (false, true) if gone => (ProblemState::NeedsImport, IMPORT_AGAIN.to_string()),
+        (false, true) if check.facts.blob_of(diff_id).is_none() => {
+            (ProblemState::Found, format!("transload fsck --repair, and then {IMPORT_AGAIN}"))
+        }
+        (false, _) => (ProblemState::Found, "transload fsck --repair".to_string()),
+        (true, _) => {
             put_away(check, diff_id)?;
             check.store.metadata().tree_remove(&[*diff_id])?;
-            match check.facts.users_of_tree(diff_id).is_empty() {
-                true => ProblemState::Repaired,
-                false => ProblemState::NeedsImport,
+            match needed {
+                true => (ProblemState::NeedsImport, IMPORT_AGAIN.to_string()),
+                false => (ProblemState::Repaired, String::new()),
             }
         }
     };
-    check.tree_problem(diff_id, wrong, state);
+    check.tree_problem_mended_by(diff_id, wrong, state, mend);
     Ok(())
 }
 
