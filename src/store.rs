@@ -198,6 +198,12 @@ impl Store {
         self.format.check_process().map(|()| true)
     }
 
+    /// [`ErrorKind::Permission`] where this process does not see how deletions are marked in the trees; for verbs that read or
+    /// write trees.
+    pub fn check_marks(&self) -> Result<()> {
+        crate::snapshot::check_visible(self.root(), self.format.whiteouts)
+    }
+
     /// [`ErrorKind::ReadOnly`] where nothing can be written; for verbs that would otherwise fail half-way.
     pub fn check_writable(&self) -> Result<()> {
         match self.read_only {

@@ -8,6 +8,7 @@ mod beneath;
 mod copy;
 mod filter;
 mod heal;
+mod marks;
 mod merge;
 mod overlay;
 mod owners;
@@ -18,6 +19,7 @@ mod trees;
 
 pub use copy::{CopyOptions, CopyReport, copy_stack, is_kept_xattr};
 pub use filter::{Filters, kind_name};
+pub(crate) use marks::check_visible;
 pub use merge::{Layer, Node, Stack, join};
 pub use overlay::OverlaySnapshotter;
 pub use plain::PlainSnapshotter;

@@ -121,6 +121,7 @@ impl OverlaySnapshotter {
         diff_id: &DiffId,
         bounds: &Bounds,
     ) -> Result<Filled> {
+        super::check_visible(&*self.shelf.base, self.form)?;
         let missing = || Error::new(ErrorKind::NotFound, format!("tree {diff_id} is not in the store"));
         let record = self.shelf.trees.stat(diff_id)?.ok_or_else(missing)?;
         if record.form != self.form {
@@ -214,6 +215,7 @@ impl Snapshotter for OverlaySnapshotter {
     }
 
     fn stack(&self, key: &str) -> Result<Stack> {
+        super::check_visible(&*self.shelf.base, self.form)?;
         Ok(self.stack_of(&self.shelf.metadata.snapshot_chain(key)?))
     }
 }

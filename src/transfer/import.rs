@@ -124,6 +124,9 @@ impl<'a> Import<'a> {
         audit: &'a Audit<'a>,
         cancel: &'a Cancel,
     ) -> Result<Self> {
+        if options.unpack {
+            store.check_marks()?;
+        }
         let apply = ApplyOptions {
             limits: options.limits.clone(),
             form: store.format().whiteouts,

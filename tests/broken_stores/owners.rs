@@ -143,3 +143,36 @@ fn a_blob_that_is_read_twice_for_its_owners_counts_once() {
     let json = without("chown", &house.store(), &["--json", "fsck"]).ok().json();
     assert_eq!(json["checked"]["blobs"], blobs, "{json}");
 }
+
+#[test]
+fn who_does_not_see_the_marks_of_deletions_is_refused() {
+    if !have(&["setpriv"]) {
+        return;
+    }
+    let image = owned().layer(layer().dir("srv").owner(1000, 100).opaque("srv").file("new", "x"));
+    let house = House::of(image, &[]);
+    let format = fs::read_to_string(house.store().join("transload.json")).expect("reads");
+    if !format.contains("trusted") {
+        return;
+    }
+    let to = house.dir.path().join("hidden").display().to_string();
+    let archive = house.dir.path().join("app.tar").display().to_string();
+    let refused: [&[&str]; 6] = [
+        &["unpack", "example.com/app:1", &to],
+        &["inspect", "--tree", "example.com/app:1"],
+        &["prewarm", "example.com/app:1"],
+        &["fsck"],
+        &["fsck", "--repair"],
+        &["import", &archive],
+    ];
+    for args in refused {
+        let ran = without("sys_admin", &house.store(), args).fails(1);
+        assert!(ran.stderr.contains("hidden from this process"), "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("CAP_SYS_ADMIN"), "{args:?}: {}", ran.stderr);
+    }
+    without("sys_admin", &house.store(), &["images"]).ok();
+    let page = without("sys_admin", &house.store(), &["doctor"]);
+    assert_eq!(page.code, Some(1), "{}", page.text());
+    assert!(page.text().contains("CAP_SYS_ADMIN"), "{}", page.text());
+    house.is_as_before();
+}

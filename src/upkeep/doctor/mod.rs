@@ -119,6 +119,7 @@ fn look_at_store(root: &Path) -> Vec<Remark> {
         false
     });
     remarks.push(format_of(&store, writable));
+    remarks.extend(store.check_marks().err().map(|error| cannot("marks", &error)));
     let parts: [(&'static str, Part); 5] = [
         ("mounts", mounts::look),
         ("layers", layers::look),

@@ -71,7 +71,8 @@ struct Check<'a> {
 /// Checks the store, and mends it where asked to.
 ///
 /// What is wrong with the store is in the report; an error means that the check itself could not be done:
-/// [`crate::ErrorKind::Cancelled`], [`crate::ErrorKind::ReadOnly`] for a repair of what cannot be written.
+/// [`crate::ErrorKind::Cancelled`], [`crate::ErrorKind::ReadOnly`] for a repair of what cannot be written,
+/// [`crate::ErrorKind::Permission`] where the marks in the trees cannot be seen.
 pub fn fsck(store: &Store, means: &FsckMeans<'_>, options: &FsckOptions) -> Result<FsckReport> {
     run(store, means, options).doing(|| "cannot check the store")
 }
@@ -79,6 +80,9 @@ pub fn fsck(store: &Store, means: &FsckMeans<'_>, options: &FsckOptions) -> Resu
 fn run(store: &Store, means: &FsckMeans<'_>, options: &FsckOptions) -> Result<FsckReport> {
     if options.repair {
         store.check_writable()?;
+    }
+    if !options.quick || options.repair {
+        store.check_marks()?;
     }
     let _still = hold_still(store, Patience::new(means.cancel).telling(means.progress))?;
     let facts = Facts::read(store)?;
