@@ -176,7 +176,7 @@ fn whole_disk(house: &House) -> String {
 #[test]
 fn images_go_until_enough_is_free_although_something_else_cannot_be_removed() {
     let house = House::new();
-    std::fs::create_dir(house.store().join("trees/stray")).expect("a directory");
+    std::fs::create_dir(house.store().join("ingest/stray")).expect("a directory");
     let until = ["--json", "gc", "--until-free", &whole_disk(&house)];
     let ran = house.failing("gc.aside=eio@1", &until);
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
@@ -200,7 +200,7 @@ fn a_snapshot_that_a_program_left_goes_by_name_unless_something_needs_it() {
     snapshots.commit("base", "vm", &none, None).expect("commits");
     snapshots.prepare("vm-7", Some("base"), &none).expect("prepares");
     let page = house.run(&["doctor"]).text();
-    assert!(page.contains("vm-7") && page.contains("transload rm --snapshot KEY"), "{page}");
+    assert!(page.contains("vm-7") && page.contains("rm --snapshot KEY"), "{page}");
     house.run(&["rm", "--snapshot", "base"]).fails(1);
     house.run(&["rm", "--snapshot", &chain]).fails(1);
     house.run(&["rm", "--snapshot", "nothing"]).fails(4);

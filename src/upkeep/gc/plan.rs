@@ -74,8 +74,6 @@ pub(super) struct Plan {
     /// The same, in the order in which they go.
     pub(super) blob_order: Vec<Digest>,
     pub(super) trees: BTreeMap<DiffId, u64>,
-    /// What lies among the trees and is none.
-    pub(super) strays: BTreeMap<String, u64>,
     /// Children before parents.
     pub(super) snapshots: Vec<Dead>,
     /// Directories that no record has.
@@ -181,18 +179,14 @@ impl Plan {
     fn find_trees(&mut self, store: &Store, listing: &Listing, known: &HashMap<DiffId, u64>, reach: &Reach) {
         self.trees.extend(known.iter().filter(|(id, _)| !reach.trees.contains(id)).map(|(id, _)| (*id, 0)));
         for name in &listing.trees {
+            // A name that none of ours has is somebody else's, here as among the blobs.
             let diff_id = crate::snapshot::Trees::diff_id_of(name);
-            if diff_id.is_some_and(|diff_id| reach.trees.contains(&diff_id)) {
-                continue;
-            }
-            let bytes = match diff_id.and_then(|diff_id| known.get(&diff_id)) {
+            let Some(diff_id) = diff_id.filter(|diff_id| !reach.trees.contains(diff_id)) else { continue };
+            let bytes = match known.get(&diff_id) {
                 Some(bytes) => *bytes,
                 None => self.measured(store, "trees", name),
             };
-            match diff_id {
-                Some(diff_id) => drop(self.trees.insert(diff_id, bytes)),
-                None => drop(self.strays.insert(name.clone(), bytes)),
-            }
+            self.trees.insert(diff_id, bytes);
         }
     }
 
@@ -259,12 +253,11 @@ impl Plan {
             .iter()
             .filter_map(move |(digest, size)| Some(item("blob", digest.to_string(), (*size)?)));
         let trees = self.trees.iter().map(move |(id, bytes)| item("tree", id.to_string(), *bytes));
-        let strays = self.strays.iter().map(move |(name, bytes)| item("tree", name.clone(), *bytes));
         let snapshots = self.snapshots.iter().map(move |dead| item("snapshot", dead.key.clone(), dead.bytes));
         let orphans = self.orphans.iter().map(move |(id, bytes)| item("snapshot", id.to_string(), *bytes));
         let ingests = self.ingests.iter().map(move |(name, bytes)| item("ingest", name.clone(), *bytes));
         let leases = self.leases.iter().map(move |id| item("lease", id.clone(), 0));
-        blobs.chain(trees).chain(strays).chain(snapshots).chain(orphans).chain(ingests).chain(leases)
+        blobs.chain(trees).chain(snapshots).chain(orphans).chain(ingests).chain(leases)
     }
 
     /// As if all of it had gone.

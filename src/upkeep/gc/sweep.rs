@@ -74,7 +74,6 @@ impl<'a> Sweep<'a> {
         let plan = self.plan;
         // First what needs no room to be removed.
         self.ingests()?;
-        self.strays()?;
         self.orphans()?;
         for batch in plan.snapshots.chunks(BATCH) {
             self.batch(|sweep| sweep.snapshots(batch), SNAPSHOTS)?;
@@ -205,18 +204,6 @@ impl<'a> Sweep<'a> {
             }
         }
         Ok(held)
-    }
-
-    /// Directories among the trees under a name that none of ours has.
-    fn strays(&mut self) -> Result<()> {
-        let dir = durable::open_dir(self.store.root(), "trees")?;
-        for (name, bytes) in &self.plan.strays {
-            self.options.cancel.check()?;
-            if let Some(aside) = self.set_aside(dir.as_fd(), name, &format!("trees/{name}"), *bytes) {
-                self.take_apart(aside, TREES);
-            }
-        }
-        Ok(())
     }
 
     /// Snapshots' directories whose number no record has. A number may be given again, after a rebuilt database or a power
