@@ -131,6 +131,14 @@ impl Context {
         directory(self.global.store.clone(), &self.surroundings)
     }
 
+    /// The store, where a command without `--store` would take another one.
+    pub fn named_store(&self) -> Result<Option<PathBuf>> {
+        let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+        let chosen = absolute(self.store()?);
+        let usual = directory(None, &self.surroundings).ok().map(absolute);
+        Ok((usual.as_ref() != Some(&chosen)).then_some(chosen))
+    }
+
     /// Prints a result in the form that was asked for.
     pub fn show<T: Serialize>(&self, view: &T, text: impl FnOnce(&T) -> String) -> Done {
         match self.global.json {

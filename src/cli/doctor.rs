@@ -20,7 +20,10 @@ Changes nothing. Exit codes: 0 nothing is a fault; 1 something is. Notes are no 
 pub struct Doctor {}
 
 pub fn run(context: &Context) -> Done {
-    let report = Engine::doctor(context.store()?);
+    let mut report = Engine::doctor(context.store()?);
+    if let Some(store) = context.named_store()? {
+        report.name_store(&store);
+    }
     context.metrics().operation("doctor", &Ok(()));
     let done = context.show(&report, |report| text(report, &context.style))?;
     Ok(if report.healthy { done } else { exit::code(ErrorKind::FailedPrecondition) })

@@ -1,5 +1,6 @@
 //! Care of the store: what can go, and what takes the room.
 
+mod commands;
 pub mod doctor;
 pub mod du;
 pub mod fsck;
@@ -12,6 +13,7 @@ pub mod why;
 
 use crate::metadata::now_ms;
 
+pub use commands::quoted;
 pub use doctor::{DoctorReport, doctor};
 pub use du::{DuReport, ImageUsage, Share, UpperUsage, du};
 pub use fsck::{FsckMeans, FsckOptions, FsckReport, Rebuilt, fsck, rebuild};

@@ -1,11 +1,10 @@
 //! What lies around: work that was cut short, snapshots that were half removed, leases of the dead, the quarantine, and a
 //! database or index that someone else had a hand in.
 
-use super::{BRING_UP_TO_DATE, Remark, count, size};
+use super::{BRING_UP_TO_DATE, Remark, count, quarantine, size};
 use crate::error::Result;
 use crate::io::{durable, locked::LockedDir};
 use crate::store::{IndexState, PROCESS_LABEL, Store};
-use crate::upkeep::fsck::QUARANTINE;
 use crate::upkeep::measure::{measure, names};
 use rustix::fd::AsFd;
 use std::collections::HashSet;
@@ -18,7 +17,7 @@ pub(super) fn look(store: &Store) -> Result<Vec<Remark>> {
         snapshots(store)?,
         unsynced(store)?,
         leases(store)?,
-        quarantine(store)?,
+        quarantine::look(store)?,
     ];
     Ok(found.into_iter().flatten().collect())
 }
@@ -115,15 +114,6 @@ fn leases(store: &Store) -> Result<Option<Remark>> {
     }
     Ok(some(&dead, |number| format!("{} of dead processes, or expired", count(number, "lease")))
         .map(|says| Remark::note("leases", says).items(dead).mend("transload gc")))
-}
-
-fn quarantine(store: &Store) -> Result<Option<Remark>> {
-    let Ok(dir) = durable::open_dir(store.root(), QUARANTINE) else { return Ok(None) };
-    let kept: Vec<String> = names(&dir)?.iter().map(|name| name.to_string_lossy().into_owned()).collect();
-    let bytes = measure(store.root(), QUARANTINE)?.bytes;
-    let path = store.path().join(QUARANTINE);
-    Ok(some(&kept, |number| format!("{} that fsck put away, {}", count(number, "thing"), size(bytes)))
-        .map(|says| Remark::note("quarantine", says).items(kept).mend(format!("rm -r {}", path.display()))))
 }
 
 /// The sentence, where there is anything to say it of.

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::io::{durable, locked::LockedDir};
 use crate::parallel::lock_table::{LockTable, is_stopped};
 use crate::store::{PROCESS_LABEL, Store};
+use crate::upkeep::commands::quoted;
 use crate::upkeep::measure::names;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Stat, statat};
@@ -88,10 +89,10 @@ fn sockets(store: &Store) -> Result<Option<Remark>> {
         (true, true) => None,
         (true, false) => Some(Remark::good("sockets", "somebody answers").items(served)),
         (false, _) => {
-            let quoted: Vec<String> =
-                stale.iter().map(|path| format!("'{}'", path.replace('\'', "'\\''"))).collect();
+            let words: Vec<_> = stale.iter().map(|path| quoted(path)).collect();
+            let mend = format!("rm {}", words.join(" "));
             let says = format!("{} that nobody answers at", count(stale.len(), "socket"));
-            Some(Remark::note("sockets", says).items(stale).mend(format!("rm {}", quoted.join(" "))))
+            Some(Remark::note("sockets", says).items(stale).mend(mend))
         }
     })
 }
@@ -163,6 +164,6 @@ mod tests {
         assert_eq!((served.health, served.mend), (super::super::Health::Good, None));
         drop(listener);
         let stale = sockets(&store).expect("looks").expect("finds it");
-        assert_eq!(stale.mend, Some(format!("rm '{}'", path.display())));
+        assert_eq!(stale.mend, Some(format!("rm {}", path.display())));
     }
 }

@@ -11,8 +11,10 @@ mod leftovers;
 mod locks;
 mod mounts;
 mod overlay;
+mod quarantine;
 mod space;
 
+use super::commands;
 use super::measure::size;
 use crate::error::{Error, ErrorKind};
 use crate::store::{FORMAT_VERSION, Store, StoreOptions};
@@ -85,6 +87,14 @@ pub struct DoctorReport {
 
 /// One part of the page about the store.
 type Part = fn(&Store) -> crate::Result<Vec<Remark>>;
+
+impl DoctorReport {
+    /// Has the commands that mend something name the store, for somebody whose store is another one by default.
+    pub fn name_store(&mut self, store: &Path) {
+        let mends = self.store.iter_mut().filter_map(|remark| remark.mend.as_mut());
+        mends.for_each(|mend| commands::name_store(mend, store));
+    }
+}
 
 /// Any command that opens the store for writing brings it up to date; this one does nothing else.
 const BRING_UP_TO_DATE: &str = "transload images";

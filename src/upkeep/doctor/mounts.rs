@@ -7,6 +7,7 @@ use crate::metadata::{SnapshotKind, SnapshotRow};
 use crate::mount::holders::{Places, holders};
 use crate::mount::{self, MountInfo};
 use crate::store::{Store, mounted};
+use crate::upkeep::commands::quoted_path;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -29,7 +30,7 @@ pub(super) fn look(store: &Store) -> Result<Vec<Remark>> {
     }
     let shown = mount::list(store.path())?;
     let unknown = shown.iter().filter(|mount| !known.contains(&mount.target));
-    let unknown: Vec<String> = unknown.map(|mount| mount.target.display().to_string()).collect();
+    let unknown: Vec<&Path> = unknown.map(|mount| mount.target.as_path()).collect();
     let live = live.iter().take(LOOKED_INTO).map(|target| with_holders(&shown, target)).collect();
     Ok([mounts(live), stale_mounts(stale), unknown_mounts(unknown), orphaned(orphans)]
         .into_iter()
@@ -69,8 +70,10 @@ fn stale_mounts(stale: Vec<String>) -> Option<Remark> {
     (!stale.is_empty()).then(|| Remark::note("stale mounts", says).items(stale).mend("transload gc"))
 }
 
-fn unknown_mounts(unknown: Vec<String>) -> Option<Remark> {
-    let mend = format!("umount {}", unknown.join(" "));
+fn unknown_mounts(unknown: Vec<&Path>) -> Option<Remark> {
+    let words: Vec<String> = unknown.iter().map(|target| quoted_path(target)).collect();
+    let mend = format!("umount {}", words.join(" "));
+    let unknown: Vec<String> = unknown.iter().map(|target| target.display().to_string()).collect();
     let says = format!("{} of this store that nothing is recorded of", count(unknown.len(), "mount"));
     (!unknown.is_empty()).then(|| Remark::note("unknown mounts", says).items(unknown).mend(mend))
 }

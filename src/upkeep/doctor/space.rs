@@ -2,6 +2,7 @@
 
 use super::{Remark, size};
 use crate::error::Error;
+use crate::upkeep::commands::quoted_path;
 use rustix::fs::{Stat, StatVfs, stat, statfs, statvfs};
 use std::path::Path;
 
@@ -88,6 +89,6 @@ fn privacy(root: &Path, stat: &Stat) -> Option<Remark> {
     let mode = stat.st_mode & 0o7777;
     (mode & 0o077 != 0).then(|| {
         Remark::fault("permissions", format!("others can enter the store: its mode is {mode:04o}"))
-            .mend(format!("chmod 0700 {}", root.display()))
+            .mend(format!("chmod 0700 {}", quoted_path(root)))
     })
 }

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::io::{durable, locked::LockedDir};
 use crate::metadata::Resource;
 use crate::oci::Digest;
+use crate::upkeep::commands::quoted_path;
 use crate::upkeep::measure::{measure, names};
 use rustix::fd::AsFd;
 
@@ -65,8 +66,8 @@ impl Check<'_> {
             let name = name.to_string_lossy();
             if !is_ours(&name) {
                 let what = format!("{directory}/{name}");
-                let mend =
-                    format!("look at {} and remove it by hand", self.store.path().join(&what).display());
+                let path = quoted_path(&self.store.path().join(&what));
+                let mend = format!("look at {path} and remove it by hand");
                 self.findings.leftover(what, "it was put there by someone else", mend);
             }
         }

@@ -1,7 +1,9 @@
 //! What a check found, as plain data.
 
 use super::Rebuilt;
+use crate::upkeep::commands;
 use serde::Serialize;
+use std::path::Path;
 use std::sync::Mutex;
 
 /// What is wrong, coarse enough to match on. The names in JSON are these in snake case.
@@ -37,6 +39,8 @@ pub enum ProblemKind {
     ImageIncomplete,
     /// Someone else wrote `index.json`.
     IndexForeign,
+    /// `index.json` was missing or cut short.
+    IndexDamaged,
     /// SQLite finds the database damaged.
     DatabaseDamaged,
 }
@@ -124,6 +128,15 @@ pub struct FsckReport {
     pub unproven: Vec<FsckUnproven>,
     /// What a rebuild of the database did, if there was one.
     pub rebuilt: Option<Rebuilt>,
+}
+
+impl FsckReport {
+    /// Has the commands that mend something name the store, for somebody whose store is another one by default.
+    pub fn name_store(&mut self, store: &Path) {
+        let problems = self.problems.iter_mut().map(|problem| &mut problem.mend);
+        let leftovers = self.leftovers.iter_mut().map(|leftover| &mut leftover.mend);
+        problems.chain(leftovers).for_each(|mend| commands::name_store(mend, store));
+    }
 }
 
 /// What has been found so far, by several threads.
