@@ -66,6 +66,7 @@ pub struct Store {
     trees: Trees,
     snapshots: Box<dyn Snapshotter>,
     found_foreign: bool,
+    found_damaged: bool,
     /// The last to be dropped: the database's files go before, and leave their room to it.
     reserve: Option<Reserve>,
 }
@@ -90,7 +91,7 @@ impl Store {
         let read_only = options.read_only || !filesystem::is_writable(root.as_fd())?;
         let mut format = match format::read(root.as_fd())? {
             Some(format) => format,
-            None if read_only => return Err(no_store()),
+            None if read_only => return Err(format::check_lost(root.as_fd()).err().unwrap_or_else(no_store)),
             None => create(root.as_fd(), options)?,
         };
         format.check_options(options)?;
@@ -116,6 +117,8 @@ impl Store {
         let trees = Trees::open(root.as_fd())?;
         let snapshots = snapshotter(&real, &metadata, &format)?;
         let found_foreign = index_file::is_foreign(root.as_fd())?;
+        // A new store has none yet.
+        let found_damaged = index_file::is_damaged(root.as_fd())? && metadata.generation()? > 0;
         let store = Store {
             path,
             real,
@@ -127,6 +130,7 @@ impl Store {
             trees,
             snapshots,
             found_foreign,
+            found_damaged,
             reserve,
         };
         store.make_room()?;
@@ -183,6 +187,33 @@ impl Store {
     /// What the store at `path` says of itself, without opening it; `None` where none was made yet.
     pub fn format_at(path: &Path) -> Result<Option<StoreFormat>> {
         format::read(open_root(path, false)?.as_fd())
+    }
+
+    /// Makes the `transload.json` of the store at `root` anew where it is lost, and tells whether it was.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] where nothing tells how the store was made.
+    pub(crate) fn restore_format(root: BorrowedFd<'_>) -> Result<bool> {
+        if !format::is_lost(root)? {
+            return Ok(false);
+        }
+        if fs::fstat(root)?.st_uid != rustix::process::geteuid().as_raw() {
+            let message =
+                "the store's transload.json is lost, and only its owner can tell what its files' owners mean";
+            return Err(
+                Error::new(ErrorKind::Permission, message).with_hint("run it as the owner of the store")
+            );
+        }
+        let trees = Trees::open(root)?;
+        let (mut form, mut has_snapshots) = (None, false);
+        trees.walk(&mut |diff_id| {
+            form = form.or_else(|| trees.stat(&diff_id).ok().flatten().map(|record| record.form));
+            Ok(())
+        })?;
+        for entry in fs::Dir::read_from(durable::ensure_dir(root, "snapshots")?)? {
+            has_snapshots |= entry?.file_name().to_bytes().first() != Some(&b'.');
+        }
+        format::restore(root, form, has_snapshots).map(|()| true)
     }
 
     /// Whether this process could open the store for writing, however it has. Nothing is written to find out.
@@ -272,6 +303,11 @@ impl Store {
         self.found_foreign
     }
 
+    /// Whether `index.json` was missing or damaged when the store was opened, as a power cut leaves it. Opening writes it anew.
+    pub fn index_found_damaged(&self) -> bool {
+        self.found_damaged
+    }
+
     /// Writes `index.json` anew, whoever wrote what is there.
     pub fn rewrite_index(&self) -> Result<()> {
         index_file::rewrite(self.root(), &self.metadata).doing(|| "cannot write index.json")
@@ -333,6 +369,7 @@ fn create(root: BorrowedFd<'_>, options: &StoreOptions) -> Result<StoreFormat> {
     if let Some(format) = format::read(root)? {
         return Ok(format);
     }
+    format::check_lost(root)?;
     if let Some(name) = format::foreign_entry(root)? {
         let message = format!("the directory is not a store and not empty: it holds {name:?}");
         return Err(Error::new(ErrorKind::FailedPrecondition, message)

@@ -53,6 +53,9 @@ pub fn run(context: &Context, args: &Fsck) -> Done {
         engine.fsck(&options, &*progress, &cancel)?
     };
     report.rebuilt = rebuilt;
+    if let Some(store) = context.named_store()? {
+        report.name_store(&store);
+    }
     let done = context.show(&report, |report| text(report, &context.style))?;
     Ok(if report.clean { done } else { exit::code(ErrorKind::Corrupt) })
 }
@@ -75,13 +78,19 @@ fn text(report: &FsckReport, style: &Style) -> String {
 }
 
 fn rebuilt(rebuilt: &Rebuilt) -> String {
-    let mut text = format!(
-        "the database was made anew: {}, {}, {} and {}\n",
-        plural(rebuilt.images, "image"),
-        plural(rebuilt.blobs, "blob"),
-        plural(rebuilt.trees, "tree"),
-        plural(rebuilt.snapshots, "snapshot"),
-    );
+    let mut text = String::new();
+    if rebuilt.format {
+        text.push_str("transload.json was made anew, out of what the extracted layers say\n");
+    }
+    if rebuilt.database {
+        text.push_str(&format!(
+            "the database was made anew: {}, {}, {} and {}\n",
+            plural(rebuilt.images, "image"),
+            plural(rebuilt.blobs, "blob"),
+            plural(rebuilt.trees, "tree"),
+            plural(rebuilt.snapshots, "snapshot"),
+        ));
+    }
     for lost in &rebuilt.lost {
         text.push_str(&format!("lost       {}\n", printable(lost)));
     }

@@ -5,7 +5,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::durable;
 use crate::tree::WhiteoutForm;
 use rustix::fd::BorrowedFd;
-use rustix::fs::{self, Mode, OFlags, XattrFlags};
+use rustix::fs::{self, AtFlags, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::io::Read;
@@ -63,6 +63,16 @@ impl StoreFormat {
         };
         let (uid_map, gid_map) = (id_map("uid_map"), id_map("gid_map"));
         Ok(StoreFormat { version: FORMAT_VERSION, snapshotter, whiteouts, uid_map, gid_map })
+    }
+
+    /// What a store was made as whose trees mark deletions so.
+    fn of_trees(whiteouts: WhiteoutForm) -> Self {
+        let snapshotter = match whiteouts {
+            WhiteoutForm::List => SnapshotterKind::Plain,
+            WhiteoutForm::Trusted | WhiteoutForm::User => SnapshotterKind::Overlay,
+        };
+        let (uid_map, gid_map) = (id_map("uid_map"), id_map("gid_map"));
+        StoreFormat { version: FORMAT_VERSION, snapshotter, whiteouts, uid_map, gid_map }
     }
 
     /// Refuses a caller that asks for something else than what the store is.
@@ -143,7 +153,60 @@ pub(super) fn read(root: BorrowedFd<'_>) -> Result<Option<StoreFormat>> {
     };
     let mut json = Vec::new();
     file.take(MAX_FILE_BYTES).read_to_end(&mut json).doing(|| format!("cannot read {FILE}"))?;
-    parse(&json).map(Some).doing(|| format!("cannot read {FILE}"))
+    let parsed = parse(&json).map(Some).doing(|| format!("cannot read {FILE}"));
+    parsed.map_err(|error| match error.kind() {
+        ErrorKind::Corrupt => error.with_hint(REBUILD),
+        _ => error,
+    })
+}
+
+const REBUILD: &str = "run 'transload fsck --rebuild'";
+
+/// What a directory without decisions has that is a store all the same.
+const PARTS: [&str; 4] = ["oci-layout", "blobs", "trees", "snapshots"];
+
+/// Whether everything else of a store is there.
+fn has_parts(root: BorrowedFd<'_>) -> bool {
+    PARTS.iter().all(|part| fs::statat(root, *part, AtFlags::SYMLINK_NOFOLLOW).is_ok())
+}
+
+/// [`ErrorKind::Corrupt`] for a store that has lost its decisions.
+pub(super) fn check_lost(root: BorrowedFd<'_>) -> Result<()> {
+    match has_parts(root) {
+        false => Ok(()),
+        true => {
+            let message = format!("the store's {FILE} is gone, which says how it was made");
+            Err(Error::new(ErrorKind::Corrupt, message).with_hint(REBUILD))
+        }
+    }
+}
+
+/// Whether a store has lost its decisions.
+pub(super) fn is_lost(root: BorrowedFd<'_>) -> Result<bool> {
+    match read(root) {
+        Ok(Some(_)) => Ok(false),
+        Err(error) if error.kind() != ErrorKind::Corrupt => Err(error),
+        Ok(None) | Err(_) => Ok(has_parts(root)),
+    }
+}
+
+/// Makes lost decisions anew out of what the extracted layers say. The maps are those of this process, which has to be the
+/// owner's.
+pub(super) fn restore(root: BorrowedFd<'_>, form: Option<WhiteoutForm>, has_snapshots: bool) -> Result<()> {
+    let format = match form {
+        Some(form) => StoreFormat::of_trees(form),
+        // With nothing extracted any decision is as good.
+        None if !has_snapshots => StoreFormat::choose(root, &StoreOptions::default())?,
+        None => {
+            let message = format!(
+                "{FILE} is lost, and with it how deletions are marked; no extracted layer is left that would tell"
+            );
+            return Err(Error::new(ErrorKind::Corrupt, message).with_hint(
+                "keep what is in snapshots/, and import the images into another store with --store",
+            ));
+        }
+    };
+    write(root, &format)
 }
 
 /// The version is looked at first: a newer format may have other fields.

@@ -196,6 +196,11 @@ pub(super) fn is_foreign(root: BorrowedFd<'_>) -> Result<bool> {
     Ok(read(root, INDEX)?.is_some_and(|json| is_whole(&json)))
 }
 
+/// Whether the file is missing, or nothing that anybody can read.
+pub(super) fn is_damaged(root: BorrowedFd<'_>) -> Result<bool> {
+    Ok(tail(root)?.is_none() && !is_foreign(root)?)
+}
+
 /// Half a file is what a power cut leaves of ours, which nobody synced.
 fn is_whole(json: &[u8]) -> bool {
     serde_json::from_slice::<serde::de::IgnoredAny>(json).is_ok()

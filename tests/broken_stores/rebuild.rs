@@ -205,3 +205,53 @@ fn mounts_outlive_a_lost_database() {
     }
     house.is_as_before();
 }
+
+#[test]
+fn images_that_were_removed_under_grace_can_still_be_restored_after_a_rebuild() {
+    let house = House::new(&[]);
+    transload(&house.store(), ["rm", "--grace", "1h", "example.com/app:1"]).ok();
+    lose(&house.store(), |store| fs::remove_file(store.join("meta.db")).expect("removes"));
+    let (ran, json) = house.fsck(&["--rebuild"]);
+    assert_eq!((ran.code, &json["rebuilt"]["images"]), (Some(0), &Value::from(0)), "{json}");
+    let manifest = support::image::digest(&house.image.manifest_bytes());
+    let lost = json["rebuilt"]["lost"].to_string();
+    assert!(lost.contains(&format!("transload restore {manifest}")), "{lost}");
+    transload(&house.store(), ["gc"]).ok();
+    transload(&house.store(), ["restore", &manifest]).ok();
+    transload(&house.store(), ["tag", &manifest, "example.com/app:1"]).ok();
+    house.is_as_before();
+}
+
+#[test]
+fn a_store_that_has_lost_how_it_was_made_is_refused_and_told_again() {
+    let losses: [fn(&Path); 2] =
+        [|path| fs::remove_file(path).expect("removes"), |path| fs::write(path, "garbage").expect("writes")];
+    let plain = &["--snapshotter", "plain"][..];
+    for (options, lose) in [(&[][..], losses[0]), (&[], losses[1]), (plain, losses[0])] {
+        let house = House::new(options);
+        let path = house.store().join("transload.json");
+        let before = fs::read(&path).expect("reads");
+        lose(&path);
+        let refused = transload(&house.store(), ["images"]).fails(1);
+        assert!(refused.stderr.contains("fsck --rebuild"), "{}", refused.stderr);
+        let page = transload(&house.store(), ["doctor"]).text();
+        assert!(page.contains("fsck --rebuild"), "{page}");
+        let (ran, json) = house.fsck(&["--rebuild"]);
+        assert_eq!((ran.code, &json["rebuilt"]["format"]), (Some(0), &Value::Bool(true)), "{json}");
+        assert_eq!(json["rebuilt"]["database"], false, "{json}");
+        assert_eq!(fs::read(&path).expect("reads"), before);
+        house.is_as_before();
+    }
+}
+
+#[test]
+fn a_store_of_which_nothing_tells_how_it_was_made_says_what_to_do() {
+    let house = House::new(&[]);
+    fs::remove_file(house.store().join("transload.json")).expect("removes");
+    for layer in [0, 1] {
+        fs::remove_dir_all(house.tree(layer)).expect("removes");
+    }
+    let refused = transload(&house.store(), ["fsck", "--rebuild"]).fails(1);
+    assert!(refused.stderr.contains("no extracted layer is left"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("into another store"), "{}", refused.stderr);
+}

@@ -34,9 +34,16 @@ use std::sync::Arc;
 
 const DATABASE: &str = "meta.db";
 
+/// How long an image can be restored of which nobody knows for how long it was to be.
+const REMOVED_GRACE_MS: u64 = 7 * 24 * 3600 * 1000;
+
 /// What a rebuild recovered, and what not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Rebuilt {
+    /// Whether the database was made anew. Without, the counts are 0 and only `transload.json` was.
+    pub database: bool,
+    /// Whether `transload.json` was lost and made anew.
+    pub format: bool,
     /// Images.
     pub images: u64,
     /// Blobs.
@@ -51,8 +58,8 @@ pub struct Rebuilt {
     pub lost: Vec<String>,
 }
 
-/// Makes the database of the store at `root` anew. `None` if it is sound: then it knows more than the disk does, and
-/// stays.
+/// Makes the database of the store at `root` anew, and `transload.json` where it is lost. `None` if both are sound: the database
+/// knows more than the disk does then, and stays.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] without a store, [`ErrorKind::Busy`] while someone works on it.
@@ -61,15 +68,19 @@ pub fn rebuild(root: &Path, cancel: &Cancel) -> Result<Option<Rebuilt>> {
 }
 
 fn attempt(root: &Path, cancel: &Cancel) -> Result<Option<Rebuilt>> {
+    let format = restore_format(root)?;
+    let mut rebuilt = Rebuilt { format, ..Rebuilt::default() };
     match Store::open(root, &StoreOptions::default()) {
-        Ok(store) if store.metadata().faults().is_ok_and(|faults| faults.is_empty()) => return Ok(None),
+        Ok(store) if store.metadata().faults().is_ok_and(|faults| faults.is_empty()) => {
+            return Ok(format.then_some(rebuilt));
+        }
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::Corrupt => {}
         Err(error) => return Err(error),
     }
     let root = std::path::absolute(root)?;
     let place = Place::open(&root)?;
-    let mut rebuilt = Rebuilt::default();
+    rebuilt.database = true;
     let ingests = Arc::new(durable::ensure_dir(&place.fd, "ingest")?);
     let staged =
         LockedDir::acquire(&ingests, &format!("rebuild-{}", durable::unique_name()), cancel, &mut || {})?;
@@ -84,6 +95,15 @@ fn attempt(root: &Path, cancel: &Cancel) -> Result<Option<Rebuilt>> {
     durable::sync_dir(&place.fd)?;
     let _ = crate::io::remove::remove_contents(staged.fd()).and_then(|()| staged.remove());
     Ok(Some(rebuilt))
+}
+
+fn restore_format(root: &Path) -> Result<bool> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match fs::open(root, flags, Mode::empty()) {
+        Ok(fd) => Store::restore_format(fd.as_fd()),
+        // Which the opening says better.
+        Err(_) => Ok(false),
+    }
 }
 
 /// The store without its database.
@@ -128,6 +148,7 @@ impl Place {
         let images = self.images(&entries, &known, rebuilt, cancel)?;
         rebuilt.images = images.len() as u64;
         metadata.image_put(&ImageCommit { images, blobs, trees, sync: true, ..ImageCommit::default() })?;
+        self.removed(&metadata, &entries, &known, rebuilt, cancel)?;
         metadata.generation_after(generation)?;
         rebuilt
             .lost
@@ -320,6 +341,36 @@ impl Place {
             }
         }
         Ok(images)
+    }
+
+    /// Images that were removed and not collected yet: nothing lists them, and of their names nothing is left. They can be
+    /// restored for a while, as if they had been removed now.
+    fn removed(
+        &self,
+        metadata: &Metadata,
+        listed: &[Descriptor],
+        snapshots: &HashSet<String>,
+        rebuilt: &mut Rebuilt,
+        cancel: &Cancel,
+    ) -> Result<()> {
+        let listed: HashSet<Digest> = listed.iter().map(|entry| entry.digest).collect();
+        let mut entries = self.unlisted(cancel)?;
+        entries.retain(|entry| !listed.contains(&entry.digest));
+        // One that is no longer whole was being collected.
+        let images = self.images(&entries, snapshots, &mut Rebuilt::default(), cancel)?;
+        if images.is_empty() {
+            return Ok(());
+        }
+        let found: HashSet<Digest> = images.iter().map(|image| image.target.digest).collect();
+        metadata.image_put(&ImageCommit { images, sync: true, ..ImageCommit::default() })?;
+        for image in metadata.images()?.iter().filter(|image| found.contains(&image.target.digest)) {
+            metadata.image_bury(image, REMOVED_GRACE_MS)?;
+            rebuilt.lost.push(format!(
+                "the name of an image that was removed: for a week 'transload restore {}' brings it back",
+                image.target.digest
+            ));
+        }
+        Ok(())
     }
 
     fn new_images(&self, found: Found, snapshots: &HashSet<String>) -> Result<Vec<NewImage>> {
