@@ -1,8 +1,10 @@
 //! What `doctor` says of stores like these.
 
-use super::House;
 use super::rebuild::lose;
-use crate::support::run::transload;
+use super::{House, without_store};
+use crate::support::mounts::Unmount;
+use crate::support::run::{Ran, program, run, transload};
+use crate::support::tools::have;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +13,8 @@ use transload::metadata::{Labels, Metadata, OpenMode};
 
 /// What `doctor` says of the store: topics that are not good, and the command for each.
 fn doctor(store: &Path) -> (Option<i32>, Vec<(String, String)>) {
-    let ran = transload(store, ["--json", "doctor"]);
+    let mut ran = transload(store, ["--json", "doctor"]);
+    ran.stdout = without_store(&ran, store).into_bytes();
     let json = ran.json();
     let remarks = json["store"].as_array().unwrap_or_else(|| panic!("{json}"));
     let text = |remark: &Value, field: &str| remark[field].as_str().unwrap_or_default().to_string();
@@ -121,4 +124,55 @@ fn doctor_names_who_holds_a_lock() {
         let said = transload(&house.store(), ["doctor"]).text();
         assert!(said.contains(&format!("{lock}: {own}")), "{said}");
     }
+}
+
+#[test]
+fn commands_are_quoted_and_name_a_store_that_is_not_the_usual_one() {
+    let house = House::new(&[]);
+    let store = house.dir.path().join("my store");
+    fs::rename(house.store(), &store).expect("moves");
+    fs::create_dir(store.join("quarantine")).expect("creates");
+    fs::write(store.join("quarantine/blob-x"), "x").expect("writes");
+    fs::create_dir(store.join("ingest/blob-left")).expect("creates");
+    let mends = |ran: Ran| -> Vec<String> {
+        let json = ran.json();
+        let remarks = json["store"].as_array().expect("a list").iter();
+        let wanted = remarks.filter(|one| one["topic"] == "ingest" || one["topic"] == "quarantine");
+        wanted.map(|one| one["mend"].as_str().unwrap_or_default().to_string()).collect()
+    };
+    let quoted = format!("'{}'", store.display());
+    let remove = format!("rm -r '{}'", store.join("quarantine").display());
+    let named = mends(transload(&store, ["--json", "doctor"]));
+    assert_eq!(named, [format!("transload --store {quoted} gc"), remove.clone()]);
+    let mut usual = std::process::Command::new(program());
+    let usual = run(usual.args(["--json", "doctor"]).env("TRANSLOAD_STORE", &store));
+    assert_eq!(mends(usual), ["transload gc".to_string(), remove]);
+    let text = transload(&store, ["fsck"]).ok().text();
+    assert!(text.contains(&format!("transload --store {quoted} gc")), "{text}");
+}
+
+#[test]
+fn what_a_mount_still_shows_is_not_to_be_removed_from_the_quarantine() {
+    if !have(&["mount"]) {
+        return;
+    }
+    let house = House::new(&[]);
+    let at = house.dir.path().join("mnt");
+    fs::create_dir(&at).expect("a directory");
+    let target = at.display().to_string();
+    transload(&house.store(), ["mount", "example.com/app:1", &target]).ok();
+    let _taken_down = Unmount(at.clone());
+    fs::write(house.tree(0).join("fs/more"), "x").expect("writes");
+    assert_eq!(house.says(&["--repair"]), ["tree_differs repaired"]);
+    let mend = |wanted: &str| {
+        let (_, said) = doctor(&house.store());
+        said.into_iter().find(|(topic, _)| topic == wanted).map(|(_, mend)| mend)
+    };
+    assert_eq!(mend("quarantine"), Some(format!("transload umount {target}")));
+    transload(&house.store(), ["umount", &target]).ok();
+    let remove = format!("rm -r {}", house.store().join("quarantine").display());
+    assert_eq!(mend("quarantine"), Some(remove.clone()));
+    transload(&house.store(), ["mount", "example.com/app:1", &target]).ok();
+    assert_eq!(mend("quarantine"), Some(remove), "this one shows what was made again");
+    transload(&house.store(), ["umount", &target]).ok();
 }

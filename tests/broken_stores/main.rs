@@ -73,7 +73,8 @@ impl House {
     }
 
     fn fsck(&self, options: &[&str]) -> (Ran, Value) {
-        let ran = transload(&self.store(), ["--json", "fsck"].iter().chain(options).copied());
+        let mut ran = transload(&self.store(), ["--json", "fsck"].iter().chain(options).copied());
+        ran.stdout = without_store(&ran, &self.store()).into_bytes();
         let json = ran.json();
         (ran, json)
     }
@@ -135,6 +136,11 @@ impl House {
         transload(&self.store(), ["gc"]).ok();
         assert_eq!(self.leftovers(), [] as [&str; 0], "gc takes what is left over");
     }
+}
+
+/// What was printed, with commands as for somebody whose store this is by default.
+fn without_store(ran: &Ran, store: &Path) -> String {
+    ran.text().replace(&format!("--store {} ", store.display()), "")
 }
 
 /// Overwrites what is there, whatever its mode, and keeps its times: as a disk does that forgets.
@@ -401,6 +407,98 @@ fn without_a_blob_a_tree_is_held_against_its_record_and_the_report_says_so() {
     assert_eq!(house.says(&["--repair"]), ["tree_differs needs_import"]);
     house.import(&["--discard-blobs"]).ok();
     house.is_as_before();
+}
+
+#[test]
+fn a_blob_that_cannot_be_read_is_put_away_and_comes_back_with_an_import() {
+    let house = House::new(&[]);
+    let path = house.layer_blob(0);
+    fs::remove_file(&path).expect("removes");
+    fs::create_dir(&path).expect("creates");
+    assert_eq!(house.says(&[]), ["blob_unreadable found"]);
+    assert_eq!(house.says(&["--repair"]), ["blob_unreadable needs_import"]);
+    assert_eq!(house.says(&[]), ["blob_missing needs_import"]);
+    house.import(&[]).ok();
+    house.is_as_before();
+}
+
+#[cfg(feature = "failpoints")]
+mod failing {
+    use super::*;
+
+    fn failing(house: &House, points: &str, args: &[&str]) -> Ran {
+        let mut command = command(&house.store(), args);
+        let output = command.env("TRANSLOAD_FAILPOINTS", points).output().expect("starts");
+        Ran::of(&command, output)
+    }
+
+    #[test]
+    fn a_blob_on_a_bad_place_of_the_disk_is_put_away() {
+        let house = House::new(&[]);
+        let found = failing(&house, "blob.read=eio", &["--json", "fsck"]).json();
+        assert_eq!(found["problems"][0]["state"], "found", "{found}");
+        let json = failing(&house, "blob.read=eio", &["--json", "fsck", "--repair"]).json();
+        let problems = json["problems"].as_array().expect("a list");
+        assert!(problems.iter().any(|one| one["kind"] == "blob_unreadable"), "{json}");
+        assert!(problems.iter().all(|one| one["state"] == "needs_import"), "{json}");
+        house.import(&[]).ok();
+        house.is_as_before();
+    }
+
+    #[test]
+    fn what_a_repair_made_of_unsynced_layers_is_still_there_after_the_next_boot() {
+        let house = House::new(&[]);
+        transload(&house.store(), ["rm", "example.com/app:1"]).ok();
+        transload(&house.store(), ["gc"]).ok();
+        house.import(&["--no-sync"]).ok();
+        let says = |boot: &str, args: &[&str]| {
+            let all = ["--json", "fsck"].iter().chain(args).copied().collect::<Vec<_>>();
+            let json = failing(&house, &format!("boot={boot}"), &all).json();
+            (json["problems"].as_array().map(Vec::len), json["leftovers"].clone())
+        };
+        let (problems, leftovers) = says("another", &[]);
+        assert!(problems > Some(0), "{leftovers}");
+        let leftovers = leftovers.as_array().expect("a list").clone();
+        let mend = |one: &Value| one["mend"].as_str().is_some_and(|mend| mend.ends_with("fsck --repair"));
+        assert!(!leftovers.is_empty() && leftovers.iter().all(mend), "{leftovers:?}");
+        let (repaired, left) = says("another", &["--repair"]);
+        assert_eq!((repaired, &left), (problems, &serde_json::json!([])));
+        let (problems, left) = says("third", &[]);
+        // They were made beside the old ones, which nobody knows any more.
+        let is_old = |one: &Value| one["what"].as_str().is_some_and(|what| what.starts_with("snapshots/"));
+        assert_eq!(problems, Some(0));
+        assert!(left.as_array().expect("a list").iter().all(is_old), "{left}");
+        let again = failing(&house, "boot=third", &["import", &archive(&house)]).ok();
+        assert!(again.text().contains("already present"), "{}", again.text());
+    }
+
+    fn archive(house: &House) -> String {
+        house.dir.path().join("app.tar").display().to_string()
+    }
+}
+
+#[test]
+fn an_index_that_was_lost_or_cut_short_is_told() {
+    let house = House::new(&[]);
+    let path = house.store().join("index.json");
+    let ours = fs::read_to_string(&path).expect("reads");
+    fs::remove_file(&path).expect("removes");
+    assert_eq!(house.says(&[]), ["index_damaged repaired"]);
+    fs::write(&path, &ours[..ours.len() / 2]).expect("writes");
+    assert_eq!(house.says(&[]), ["index_damaged repaired"]);
+    assert_eq!(fs::read_to_string(&path).expect("reads"), ours);
+    house.is_as_before();
+}
+
+#[test]
+fn what_somebody_put_among_the_trees_stays_also_when_things_are_collected() {
+    let house = House::new(&[]);
+    let mine = house.store().join("trees/zzz/mine");
+    fs::create_dir_all(&mine).expect("creates");
+    assert_eq!(house.leftovers(), ["trees/zzz"]);
+    transload(&house.store(), ["rm", "example.com/app:1"]).ok();
+    transload(&house.store(), ["gc"]).ok();
+    assert!(mine.exists() && !house.tree(0).exists());
 }
 
 #[test]

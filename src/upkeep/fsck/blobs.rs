@@ -176,7 +176,7 @@ impl Check<'_> {
                 return Ok(None);
             }
             Err(error) => {
-                self.unreadable(digest, &error);
+                self.unreadable(digest, &error)?;
                 return Ok(None);
             }
         };
@@ -189,17 +189,24 @@ impl Check<'_> {
         self.event(Event::BlobFinished { key, outcome: Outcome::Existing });
         match passed {
             Ok(passed) => Ok(Some(passed)),
-            Err(error) if error.kind() == ErrorKind::Io => {
-                self.unreadable(digest, &error);
+            Err(error) if error.kind() == ErrorKind::Io || is_about_the_blob(&error) => {
+                self.unreadable(digest, &error)?;
                 Ok(None)
             }
             Err(error) => Err(error),
         }
     }
 
-    fn unreadable(&self, digest: &Digest, error: &crate::Error) {
+    /// To move it away it need not be read. It is kept where the fault is this machine's and not the blob's.
+    fn unreadable(&self, digest: &Digest, error: &crate::Error) -> Result<()> {
         let message = format!("it cannot be read: {error}");
-        self.blob_problem(ProblemKind::BlobUnreadable, digest, message, ProblemState::Remains);
+        let state = match (is_about_the_blob(error), self.options.repair) {
+            (false, _) => ProblemState::Remains,
+            (true, false) => ProblemState::Found,
+            (true, true) => self.put_away(digest)?,
+        };
+        self.blob_problem(ProblemKind::BlobUnreadable, digest, message, state);
+        Ok(())
     }
 
     pub(super) fn count_blob(&self, size_bytes: u64) {
@@ -260,7 +267,10 @@ impl Check<'_> {
 
     /// Holds the size of sound bytes against the row.
     fn size(&self, digest: &Digest, size_bytes: u64) -> Result<()> {
-        let Some(row) = self.store.metadata().blob_get(digest)? else { return self.unrecorded(digest) };
+        let Some(row) = self.store.metadata().blob_get(digest)? else {
+            return self.unrecorded(digest, size_bytes);
+        };
+        self.sound.trusted(Resource::Blob(*digest));
         if row.size_bytes == size_bytes {
             return Ok(());
         }
@@ -293,17 +303,38 @@ impl Check<'_> {
     }
 
     /// A sound blob that no trusted row knows. Nobody relies on it; whoever is about to record it holds it.
-    fn unrecorded(&self, digest: &Digest) -> Result<()> {
+    fn unrecorded(&self, digest: &Digest, size_bytes: u64) -> Result<()> {
         if self.facts.is_held(Resource::Blob(*digest)) || self.store.metadata().blob_get(digest)?.is_some() {
             return Ok(());
         }
-        let untrusted = self.facts.blob_rows.contains_key(digest);
-        let (message, mend) = match (untrusted, self.facts.users_of_blob(digest).is_empty()) {
-            (true, _) => ("it was not synced before the system went down", "transload import makes it good"),
-            (false, true) => ("it is not recorded", "transload gc"),
-            (false, false) => ("it is not recorded, though an image names it", "transload import records it"),
+        let known = self.facts.blob_rows.get(digest);
+        let needed = !self.facts.users_of_blob(digest).is_empty();
+        if needed && self.options.repair && !self.options.quick {
+            let head = known.and_then(|row| row.head);
+            self.sound.blob(BlobRow { digest: *digest, size_bytes, head, durable: true });
+            return Ok(());
+        }
+        let message = match (known.is_some(), needed) {
+            (true, _) => "it was not synced before the system went down",
+            (false, true) => "it is not recorded, though an image names it",
+            (false, false) => "it is not recorded",
         };
+        let mend = if needed { "transload fsck --repair" } else { "transload gc" };
         self.findings.leftover(format!("blob {digest}"), message, mend);
         Ok(())
     }
+}
+
+/// Whether the medium has lost it, or something else is in its place.
+fn is_about_the_blob(error: &crate::Error) -> bool {
+    use std::error::Error;
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(one) = cause {
+        if let Some(errno) = one.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) {
+            let of_blob = [libc::EIO, libc::EISDIR, libc::ELOOP, libc::ENXIO, libc::EBADMSG, libc::EUCLEAN];
+            return of_blob.contains(&errno);
+        }
+        cause = one.source();
+    }
+    false
 }

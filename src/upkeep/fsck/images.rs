@@ -5,7 +5,7 @@ use super::facts::image_name;
 use super::report::{FsckProblem, ProblemKind, ProblemState};
 use super::trees::NEEDS_OWNERS;
 use crate::error::{ErrorKind, Result};
-use crate::metadata::{ImageRow, Labels, ManifestRow};
+use crate::metadata::{ImageRow, Labels, ManifestRow, Resource};
 use crate::oci::{ChainId, DiffId, Digest};
 
 impl Check<'_> {
@@ -77,7 +77,11 @@ impl Check<'_> {
             return Ok(ProblemState::Found);
         }
         match self.store.snapshotter().commit_layer(parent, diff_id, &Labels::new(), &self.bounds()) {
-            Ok(_) => Ok(ProblemState::Repaired),
+            Ok(_) => {
+                let key = ChainId::above(parent, diff_id).to_string();
+                self.sound.trusted(Resource::Snapshot(key));
+                Ok(ProblemState::Repaired)
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(ProblemState::NeedsImport),
             Err(error) if error.kind() == ErrorKind::Permission => Ok(ProblemState::Remains),
             Err(error) => Err(error),

@@ -19,6 +19,7 @@ mod namesakes;
 mod quarantine;
 mod rebuild;
 mod report;
+mod settle;
 mod snapshots;
 mod trees;
 
@@ -36,6 +37,7 @@ use crate::store::{GcLock, Lease, Store};
 use facts::Facts;
 use quarantine::Quarantine;
 use report::Findings;
+use settle::Sound;
 
 /// How to check.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +68,7 @@ struct Check<'a> {
     facts: Facts,
     findings: Findings,
     quarantine: Quarantine,
+    sound: Sound,
 }
 
 /// Checks the store, and mends it where asked to.
@@ -85,15 +88,18 @@ fn run(store: &Store, means: &FsckMeans<'_>, options: &FsckOptions) -> Result<Fs
         store.check_marks()?;
     }
     let _still = hold_still(store, Patience::new(means.cancel).telling(means.progress))?;
-    let facts = Facts::read(store)?;
+    let (facts, filesystem) = (Facts::read(store)?, store.sync_handle()?);
     let (findings, quarantine) = (Findings::default(), Quarantine::default());
-    let check = Check { store, means, options, facts, findings, quarantine };
+    let check = Check { store, means, options, facts, findings, quarantine, sound: Sound::default() };
     check.database()?;
     check.leftovers()?;
     check.contents()?;
     check.snapshots()?;
     check.images()?;
     check.index()?;
+    if options.repair {
+        check.settle(&filesystem)?;
+    }
     means.progress.event(&Event::CheckFinished);
     Ok(check.findings.into_report())
 }

@@ -6,7 +6,7 @@ use super::report::{FsckProblem, ProblemKind, ProblemState};
 use super::trees::NEEDS_OWNERS;
 use crate::error::{ErrorKind, Result};
 use crate::io::durable;
-use crate::metadata::{SnapshotKind, SnapshotRow};
+use crate::metadata::{Resource, SnapshotKind, SnapshotRow};
 use crate::oci::ChainId;
 use crate::snapshot::{Layer, SnapshotFile, kind_name};
 use crate::store::SnapshotterKind;
@@ -51,7 +51,11 @@ impl Check<'_> {
 
     /// With `compare`, its content too: what is made of a bad tree proves nothing.
     fn snapshot(&self, row: &SnapshotRow, is_parent: bool, compare: bool) -> Result<()> {
-        match self.snapshot_fault(row)? {
+        let fault = self.snapshot_fault(row)?;
+        if fault.is_none() {
+            self.sound.trusted(Resource::Snapshot(row.key.clone()));
+        }
+        match fault {
             None if !compare => Ok(()),
             None => match self.snapshot_differs(row)? {
                 Some(message) => self.bad_snapshot(row, message),
@@ -206,7 +210,10 @@ impl Check<'_> {
             )?;
         }
         match self.store.snapshotter().commit_layer(parent.as_ref(), &diff_id, &row.labels, &self.bounds()) {
-            Ok(_) => Ok(ProblemState::Repaired),
+            Ok(_) => {
+                self.sound.trusted(Resource::Snapshot(row.key.clone()));
+                Ok(ProblemState::Repaired)
+            }
             // Its layer is gone as well, which is told of the tree.
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(ProblemState::NeedsImport),
             Err(error) => Err(error),

@@ -161,7 +161,7 @@ fn beside(
         checked.trees += 1;
         checked.trees_against_blobs += 1;
     });
-    let Some((wrong, may_replace)) = wrong else { return recorded(check, diff_id) };
+    let Some((wrong, may_replace)) = wrong else { return recorded(check, diff_id, Some(&expected)) };
     if !may_replace {
         let state = if check.options.repair { ProblemState::Remains } else { ProblemState::Found };
         check.tree_problem_mended_by(diff_id, wrong, state, NEEDS_OWNERS.to_string());
@@ -277,7 +277,7 @@ fn replace(
     put_away(check, diff_id)?;
     // The row may say that the tree is durable, so it has to be before it has its name.
     durable::sync_filesystem(&handle)?;
-    let row = TreeRow { diff_id: *diff_id, bytes: record.bytes, inodes: record.inodes, durable: true };
+    let row = row_of(diff_id, record);
     staged.publish(record)?;
     durable::sync_filesystem(&handle)?;
     check.store.metadata().tree_put(&row)?;
@@ -295,17 +295,35 @@ fn put_away(check: &Check<'_>, diff_id: &DiffId) -> Result<()> {
     check.quarantine.take(check.store, &trees, &name, &format!("tree-{name}")).map(drop)
 }
 
-/// A sound tree that no row knows.
-fn recorded(check: &Check<'_>, diff_id: &DiffId) -> Result<()> {
-    if check.store.metadata().tree_get(diff_id)?.is_some() || check.facts.is_held(Resource::Tree(*diff_id)) {
+/// Whether a row knows a tree that looks sound; `proven` is the record of one that was compared with its blob.
+fn recorded(check: &Check<'_>, diff_id: &DiffId, proven: Option<&TreeRecord>) -> Result<()> {
+    if check.store.metadata().tree_get(diff_id)?.is_some() {
+        check.sound.trusted(Resource::Tree(*diff_id));
+        return Ok(());
+    }
+    if check.facts.is_held(Resource::Tree(*diff_id)) {
+        return Ok(());
+    }
+    let needed = check.needed_trees().contains(diff_id);
+    if let Some(record) = proven.filter(|_| needed && check.options.repair) {
+        check.sound.tree(row_of(diff_id, record));
         return Ok(());
     }
     let message = match check.facts.tree_rows.contains_key(diff_id) {
         true => "it was not synced before the system went down",
         false => "it is not recorded",
     };
-    check.findings.leftover(format!("tree {diff_id}"), message, "transload gc, or an import of it");
+    let mend = match (needed, check.facts.blob_of(diff_id).is_some()) {
+        (true, true) => "transload fsck --repair",
+        (true, false) => IMPORT_AGAIN,
+        (false, _) => "transload gc",
+    };
+    check.findings.leftover(format!("tree {diff_id}"), message, mend);
     Ok(())
+}
+
+fn row_of(diff_id: &DiffId, record: &TreeRecord) -> TreeRow {
+    TreeRow { diff_id: *diff_id, bytes: record.bytes, inodes: record.inodes, durable: true }
 }
 
 /// Checks what can be checked of a tree without its blob.
@@ -327,7 +345,7 @@ pub(super) fn alone(check: &Check<'_>, diff_id: &DiffId, why: &str) -> Result<()
             let message = format!("{why}: only its tree.json was held against it");
             check.findings.unproven(format!("tree {diff_id}"), message);
         }
-        return recorded(check, diff_id);
+        return recorded(check, diff_id, None);
     };
     let needed = !check.facts.users_of_tree(diff_id).is_empty();
     // What is gone already no repair makes again without its blob.
