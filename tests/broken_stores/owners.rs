@@ -176,3 +176,38 @@ fn who_does_not_see_the_marks_of_deletions_is_refused() {
     assert!(page.text().contains("CAP_SYS_ADMIN"), "{}", page.text());
     house.is_as_before();
 }
+
+/// As root of a user namespace that has nobody else.
+fn alone(store: &Path, args: &[&str]) -> Ran {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user"]).arg(program()).arg("--store").arg(store);
+    run(command.args(args).env_remove("TRANSLOAD_STORE"))
+}
+
+#[test]
+fn who_never_could_give_a_file_away_gets_a_lost_tree_back_without_owners() {
+    if !have(&["unshare"]) {
+        return;
+    }
+    let house = House::of(owned(), &[]);
+    let store = house.dir.path().join("alone");
+    let archive = house.dir.path().join("app.tar").display().to_string();
+    if alone(&store, &["import", &archive]).code == Some(0) {
+        return;
+    }
+    alone(&store, &["import", "--ignore-chown", &archive]).ok();
+    let name = house.tree(0).file_name().expect("a name").to_owned();
+    let harms: [fn(&Path); 3] = [
+        |tree| fs::remove_dir_all(tree).expect("removes"),
+        |tree| fs::write(tree.join("tree.json"), "{").expect("writes"),
+        |tree| fs::write(tree.join("fs/srv/tool"), "bad").expect("writes"),
+    ];
+    for harm in harms {
+        alone(&store, &["fsck"]).ok();
+        harm(&store.join("trees").join(&name));
+        let json = alone(&store, &["--json", "fsck", "--repair"]).ok().json();
+        assert_eq!(json["problems"][0]["state"], "repaired", "{json}");
+    }
+    let json = alone(&store, &["--json", "fsck"]).ok().json();
+    assert_eq!(json["unproven"], serde_json::json!([]), "{json}");
+}

@@ -135,7 +135,8 @@ impl FsckReport {
     pub fn name_store(&mut self, store: &Path) {
         let problems = self.problems.iter_mut().map(|problem| &mut problem.mend);
         let leftovers = self.leftovers.iter_mut().map(|leftover| &mut leftover.mend);
-        problems.chain(leftovers).for_each(|mend| commands::name_store(mend, store));
+        let lost = self.rebuilt.iter_mut().flat_map(|rebuilt| &mut rebuilt.lost);
+        problems.chain(leftovers).chain(lost).for_each(|mend| commands::name_store(mend, store));
     }
 }
 

@@ -164,7 +164,11 @@ fn beside(
     let Some((wrong, may_replace)) = wrong else { return recorded(check, diff_id, Some(&expected)) };
     if !may_replace {
         let state = if check.options.repair { ProblemState::Remains } else { ProblemState::Found };
-        check.tree_problem_mended_by(diff_id, wrong, state, NEEDS_OWNERS.to_string());
+        let mend = match wrong.0 {
+            ProblemKind::TreeMissing => format!("{NEEDS_OWNERS}, or {IMPORT_AGAIN}"),
+            _ => NEEDS_OWNERS.to_string(),
+        };
+        check.tree_problem_mended_by(diff_id, wrong, state, mend);
         return Ok(());
     }
     let state = match check.options.repair {
@@ -205,8 +209,8 @@ fn differences(
     expected: &TreeRecord,
 ) -> Result<Option<(Wrong, bool)>> {
     let has_owners = expected.owners == Some(true);
-    // What is there does not say whose it was to be. Who is not root could never give it to others.
-    let may_make = has_owners || !rustix::process::geteuid().is_root();
+    // What is there does not say whose it was to be.
+    let may_make = has_owners || never_had_others(check);
     let wrong = |kind, message: String, may_replace| Ok(Some(((kind, message), may_replace)));
     let found = match check.store.trees().stat(diff_id) {
         Ok(None) if gone_by_itself(check, diff_id)? => return Ok(None),
@@ -242,6 +246,12 @@ fn differences(
             may_replace || found.owners.is_none() && may_make,
         ),
     }
+}
+
+/// Whether whoever filled this store could never give a file away: it was no root, or there is nobody else in its user namespace.
+fn never_had_others(check: &Check<'_>) -> bool {
+    let users: u64 = check.store.format().uid_map.iter().map(|range| u64::from(range.2)).sum();
+    users == 1 || !rustix::process::geteuid().is_root()
 }
 
 fn beside_each_other(
