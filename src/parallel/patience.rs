@@ -27,6 +27,9 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(5);
 /// time, because somebody traces it.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 
+/// How often at the most one look looks.
+const LOOKS: u32 = 5;
+
 /// After how long it is worth telling for whom one waits.
 const WORTH_TELLING: Duration = Duration::from_secs(5);
 
@@ -168,7 +171,19 @@ struct Holding {
 }
 
 impl Holding {
+    /// The kernel gives its list in pieces, and while locks come and go one may be missing in it. So who sees nobody looks again.
     fn of(fd: &OwnedFd) -> Result<Self> {
+        let mut holding = Self::look(fd)?;
+        for _ in 1..LOOKS {
+            if !(holding.well.is_empty() && holding.stopped.is_empty()) {
+                break;
+            }
+            holding = Self::look(fd)?;
+        }
+        Ok(holding)
+    }
+
+    fn look(fd: &OwnedFd) -> Result<Self> {
         let stat = fs::fstat(fd)?;
         let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default();
         let mut holding = Holding { well: Vec::new(), stopped: Vec::new() };
