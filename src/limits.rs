@@ -64,7 +64,7 @@ limits! {
     extension_bytes: u64 = 1 << 20;
     /// The most entries in a layer.
     layer_entries: u64 = 20_000_000;
-    /// The most uncompressed bytes in a layer; its blob may not be larger either.
+    /// The most uncompressed bytes in a layer; neither its blob nor a file in it, holes included, may be larger.
     layer_bytes: u64 = 1 << 42;
     /// The memory that the directories, deletions and links of all layers that are extracted at once may take, in bytes. A real layer
     /// of a hundred thousand directories needs some 35 MiB.

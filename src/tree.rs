@@ -158,12 +158,12 @@ impl<'de> Deserialize<'de> for PathBytes {
     }
 }
 
-/// A hard link whose target is not in its own layer.
+/// A hard link whose target was not in its own layer when it came.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingLink {
     /// The name that the link gets.
     pub path: PathBytes,
-    /// The name of the file that it links to, in the layers below.
+    /// The name of the file that it links to: in the layers below, and if it is not there, in the layer itself.
     pub target: PathBytes,
 }
 
@@ -188,7 +188,7 @@ pub struct TreeRecord {
     pub opaque: Vec<PathBytes>,
     /// Directories that the layer needs and does not mention; they were made as root:root 0755.
     pub implicit: Vec<PathBytes>,
-    /// Hard links to files of lower layers.
+    /// Hard links to files of lower layers, or to what only comes after them.
     pub pending_links: Vec<PendingLink>,
     /// Whether files have the owners that the layer says; otherwise they belong to whoever extracted them
     /// (`--ignore-chown`). Records of earlier releases do not say.

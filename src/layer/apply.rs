@@ -12,7 +12,7 @@ use super::notices::Notices;
 use super::remove::remove_entry;
 use super::side_list::{Directory, SideList};
 use super::whiteout::{Whiteout, is_inside_metadata, whiteout_of};
-use super::{Applied, ApplyOptions, Ownership};
+use super::{Applied, ApplyOptions, Ownership, beyond_linux};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::headroom::{Headroom, INODE_BYTES};
 use crate::io::tar::{Entry, EntryKind, TarInput, TarReader};
@@ -110,7 +110,7 @@ fn clean_path(mut name: Vec<u8>, limits: &Limits) -> Result<PathBytes> {
     let (mut count, mut is_clean) = (0, true);
     for component in name.split(|&byte| byte == b'/') {
         if component.len() > NAME_MAX {
-            return Err(Error::limit(format!("a name in the layer is longer than {NAME_MAX} bytes")));
+            return Err(beyond_linux(format!("a name in the layer is longer than {NAME_MAX} bytes")));
         }
         count += 1;
         is_clean &= !matches!(component, b"" | b"." | b"..");

@@ -1,8 +1,8 @@
 //! Owner, mode, extended attributes and times, put on files in the order that the kernel needs: chown clears setuid
 //! bits and capabilities, an ACL rewrites the mode, and everything touches the times.
 
-use super::Ownership;
 use super::notices::Notices;
+use super::{Ownership, beyond_filesystem, beyond_linux};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::io::tar::{Entry, Mtime};
 use rustix::fd::{AsFd, BorrowedFd};
@@ -13,6 +13,8 @@ use rustix::io::Errno;
 const XATTR_NAME_MAX: usize = 255;
 /// The longest value, from there too.
 const XATTR_SIZE_MAX: usize = 65536;
+const TOO_MUCH: &str =
+    "the attributes of this file are larger than the store's filesystem holds for one file";
 /// A filesystem with so much room has a block for attributes.
 const SPARE_BYTES: u64 = 1 << 20;
 
@@ -168,7 +170,7 @@ fn xattr_error(fd: BorrowedFd<'_>, name: &[u8], value: &[u8], errno: Errno) -> E
             Error::malformed("its name is longer than the 255 bytes that Linux allows")
         }
         _ if value.len() > XATTR_SIZE_MAX => {
-            Error::limit("its value is longer than the 64 KiB that Linux allows")
+            beyond_linux("its value is longer than the 64 KiB that Linux allows")
         }
         Errno::INVAL if name == b"user." => Error::malformed("it has no name"),
         Errno::INVAL => Error::malformed(
@@ -178,17 +180,12 @@ fn xattr_error(fd: BorrowedFd<'_>, name: &[u8], value: &[u8], errno: Errno) -> E
         Errno::ACCESS if name == b"system.posix_acl_default" => {
             Error::malformed("only a directory can have one")
         }
-        Errno::TOOBIG | Errno::RANGE => beyond_filesystem(),
+        Errno::TOOBIG | Errno::RANGE => beyond_filesystem(TOO_MUCH),
         // ext4 has one block for all attributes of a file.
-        Errno::NOSPC if has_space(fd, value.len()) => beyond_filesystem(),
+        Errno::NOSPC if has_space(fd, value.len()) => beyond_filesystem(TOO_MUCH),
         errno => return errno.into(),
     };
     error.with_source(errno)
-}
-
-fn beyond_filesystem() -> Error {
-    Error::limit("the attributes of this file are larger than the store's filesystem holds for one file")
-        .with_hint("xfs and btrfs hold more than ext4")
 }
 
 /// Whether the filesystem has room enough and to spare, so that a lack of space is about something else.

@@ -1,5 +1,6 @@
 //! File contents: written straight from the reader's buffer, with holes where there is nothing but zeros.
 
+use super::{beyond_filesystem, beyond_linux};
 use crate::error::{Error, Result};
 use crate::io::tar::{EntryData, Region, TarInput};
 use crate::parallel::failpoint;
@@ -172,11 +173,11 @@ impl Writer<'_> {
 fn size_error(errno: Errno) -> Error {
     match errno {
         Errno::FBIG => {
-            Error::limit("the file is larger than the store's filesystem allows").with_source(errno)
+            beyond_filesystem("the file is larger than the store's filesystem allows").with_source(errno)
         }
         // An offset beyond what the kernel can count.
         Errno::INVAL | Errno::OVERFLOW => {
-            Error::limit("the file is larger than Linux allows").with_source(errno)
+            beyond_linux("the file is larger than Linux allows").with_source(errno)
         }
         errno => errno.into(),
     }

@@ -5,6 +5,7 @@
 //! from the tree's root or from where it stands. So every handle comes with its real path inside the tree, and nothing
 //! that is opened can lie outside.
 
+use super::{beyond_filesystem, beyond_linux};
 use crate::error::{Error, ErrorKind, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2, readlinkat};
@@ -214,7 +215,7 @@ impl Dirs {
             ));
         }
         if path.len() > PATH_MAX {
-            return Err(Error::limit(format!("the path is longer than {PATH_MAX} bytes, symlinks followed")));
+            return Err(beyond_linux(format!("the path is longer than {PATH_MAX} bytes, symlinks followed")));
         }
         Ok(Step::Into(Dir { fd, path }))
     }
@@ -244,7 +245,7 @@ fn reversed_components(path: &[u8]) -> impl Iterator<Item = Vec<u8>> {
 pub(super) fn lookup_error(errno: Errno) -> Error {
     match errno {
         Errno::NAMETOOLONG => {
-            Error::limit("the name is longer than the filesystem allows").with_source(errno)
+            beyond_filesystem("the name is longer than the filesystem allows").with_source(errno)
         }
         Errno::LOOP => Error::malformed("the path leads through too many symlinks").with_source(errno),
         Errno::NOTDIR => {

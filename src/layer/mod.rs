@@ -24,6 +24,7 @@ pub use confine::{Confinement, ConfinementReport, confinement_support};
 pub use list_memory::ListMemory;
 pub use whiteout::{Whiteout, whiteout_of};
 
+use crate::error::Error;
 use crate::io::headroom::Headroom;
 use crate::limits::Limits;
 use crate::tree::{TreeRecord, WhiteoutForm};
@@ -77,6 +78,16 @@ pub struct Applied {
     pub notices: Vec<String>,
     /// The record is as large as the lists were, so they count until it goes too.
     _held: Arc<list_memory::Held>,
+}
+
+/// What no option lets in.
+fn beyond_linux(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::limit(message).with_hint("this limit is Linux's own, and no option raises it")
+}
+
+/// What this store cannot hold, and another perhaps could.
+fn beyond_filesystem(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::limit(message).with_hint("a store on another filesystem may be able to hold it")
 }
 
 /// Gives the calling thread a umask of its own, zero, so that files come into being with their final mode and need no

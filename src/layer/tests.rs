@@ -548,6 +548,7 @@ fn a_tree_deeper_than_the_kernel_takes_at_once_is_beyond_a_limit() {
     let items = [dir(path(12)), symlink("s", path(12)), dir(format!("s/{}", path(12)))];
     let error = Place::new().apply(&items).expect_err("too deep");
     assert!(error.kind() == ErrorKind::LimitExceeded && error.to_string().contains("4095"), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("no option")), "{:?}", error.hint());
 }
 
 #[test]

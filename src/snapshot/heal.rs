@@ -2,9 +2,10 @@
 //!
 //! A tree is extracted once and shared by all chains, so things in it may be wrong for a chain: *implicit
 //! directories*, which stand there as root:root 0755 and would hide the attributes of the same directory below, and
-//! *hard links to a lower layer's file*, which are missing. Both go into a heal directory that the mount lays over the
-//! tree: the directories with the attributes they should show, the files as one copy under both names. A third thing is
-//! overlayfs's own: a whiteout that has nothing to delete is seen unless its directory is merged with another.
+//! *hard links to a lower layer's file*, or to what came after them, which are missing. Both go into a heal directory that
+//! the mount lays over the tree: the directories with the attributes they should show, the files as one copy under both
+//! names. A third thing is overlayfs's own: a whiteout that has nothing to delete is seen unless its directory is merged
+//! with another.
 
 use super::Bounds;
 use super::beneath;
