@@ -127,7 +127,9 @@ fn size_follows_nul(mine: &Entry, tar: &[u8]) -> bool {
 fn compare_names(theirs: &ParsedEntry<'_>, mine: &Entry) {
     // A name from PAX and another from GNU at once: Go and we take GNU's, tar-core PAX's. A NUL ends our names.
     // And only tar-core makes a difference between the versions of ustar, which decides whether there is a prefix.
-    let is_plain_ustar = theirs.header.as_bytes()[257..265] == *b"ustar\x0000";
+    // Nor does it know star, whose prefix is shorter and ends before two times.
+    let header = theirs.header.as_bytes();
+    let is_plain_ustar = header[257..265] == *b"ustar\x0000" && header[508..] != *b"tar\0";
     if theirs.pax.is_some() || theirs.path.contains(&0) || !is_plain_ustar {
         return;
     }

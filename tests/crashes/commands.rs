@@ -180,6 +180,10 @@ fn answer(ran: &Ran) -> String {
     match serde_json::from_slice::<Value>(&ran.stdout) {
         Ok(mut answer) => {
             without_times(&mut answer);
+            // What a death left of a mount is told as such; it is none.
+            if let Some(mounts) = answer["mounts"].as_array_mut() {
+                mounts.retain(|mount| mount["mounted"] == true);
+            }
             answer.to_string()
         }
         Err(_) => format!("{:?} {}{}", ran.code, ran.text(), ran.stderr),
