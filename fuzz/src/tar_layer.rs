@@ -200,7 +200,8 @@ fn compare_with_gnu_tar(tar: &[u8], entries: &[Entry]) {
     assert_eq!(blocks, mine, "{listed:?}\n{entries:?}");
     for ((_, name), entry) in listed.iter().zip(entries) {
         let simple = entry.path.iter().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(byte));
-        if simple && !tar.windows(10).any(|bytes| bytes == b"././@LongL") {
+        // An empty long name is none to Go and us; GNU tar takes it, and lists nothing.
+        if simple && !name.is_empty() && !tar.windows(10).any(|bytes| bytes == b"././@LongL") {
             let mine = String::from_utf8_lossy(&entry.path);
             assert_eq!(name.trim_end_matches('/'), mine.trim_end_matches('/'));
         }
