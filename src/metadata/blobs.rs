@@ -57,7 +57,7 @@ impl Metadata {
 
     /// The blob, unless it is unknown or not trusted.
     pub fn blob_get(&self, digest: &Digest) -> Result<Option<BlobRow>> {
-        self.read(|transaction| trusted(transaction, digest, self.boot()))
+        self.look(|transaction| trusted(transaction, digest, self.boot()))
     }
 
     /// Every blob that is recorded, trusted or not.
@@ -97,7 +97,7 @@ impl Metadata {
     /// The trusted blobs of this size that begin alike: candidates for a comparison, not yet the answer.
     pub fn blobs_by_head(&self, size_bytes: u64, head: &Digest) -> Result<Vec<Digest>> {
         let sql = format!("SELECT digest FROM blob WHERE size_bytes = ?1 AND head = ?3 AND {TRUSTED}");
-        self.read(|transaction| {
+        self.look(|transaction| {
             let mut statement = transaction.prepare_cached(&sql)?;
             let mut rows = statement.query(params![int(size_bytes), self.boot(), head.to_string()])?;
             let mut digests = Vec::new();
@@ -110,7 +110,7 @@ impl Metadata {
 
     /// Those of `resources` that are here and trusted but not durable: sync them before reporting success.
     pub fn undurable(&self, resources: &[Resource]) -> Result<Vec<Resource>> {
-        self.read(|transaction| {
+        self.look(|transaction| {
             let mut undurable = Vec::new();
             for resource in resources {
                 let Some((table, column)) = table_of(resource) else { continue };

@@ -157,6 +157,13 @@ impl Metadata {
         Ok(value)
     }
 
+    /// As [`Metadata::read`], for something that is found in a moment. Whatever is written makes readers forget all pages that they
+    /// know, but not the writer, so it is asked unless it is at work.
+    pub(super) fn look<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        let Some(Ok(writer)) = self.writer.as_ref().map(Mutex::try_lock) else { return self.read(work) };
+        work(&Transaction::new_unchecked(&writer.connection, TransactionBehavior::Deferred)?)
+    }
+
     fn open_reader(&self) -> Result<Connection> {
         match self.immutable {
             true => open_immutable(&self.path),

@@ -43,7 +43,7 @@ pub(super) enum Listed {
 impl Metadata {
     /// How often the image list has changed.
     pub fn generation(&self) -> Result<u64> {
-        self.read(|transaction| generation(transaction))
+        self.look(|transaction| generation(transaction))
     }
 
     /// The image list as the entries of an index.
@@ -53,7 +53,7 @@ impl Metadata {
 
     /// What came after `last_id` to the list as it was at `generation`; `None` where it is not only longer now.
     pub fn index_added(&self, generation: u64, last_id: u64) -> Result<Option<IndexView>> {
-        self.read(|transaction| {
+        self.look(|transaction| {
             let only_longer =
                 fact(transaction, "rewritten")? <= generation && generation <= self::generation(transaction)?;
             only_longer.then(|| view(transaction, last_id)).transpose()

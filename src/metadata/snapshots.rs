@@ -123,13 +123,13 @@ impl Metadata {
 
     /// The snapshot of this key or name, unless it is unknown or not trusted.
     pub fn snapshot_get(&self, key: &str) -> Result<Option<SnapshotRow>> {
-        self.read(|transaction| get(transaction, key, self.boot()))
+        self.look(|transaction| get(transaction, key, self.boot()))
     }
 
     /// The snapshot of this key or name and all below it, top first. [`ErrorKind::NotFound`] where one is unknown or not
     /// trusted, [`ErrorKind::Corrupt`] where one stands on itself.
     pub fn snapshot_chain(&self, key: &str) -> Result<Vec<SnapshotRow>> {
-        let mut rows = self.read(|transaction| {
+        let mut rows = self.look(|transaction| {
             let mut statement =
                 transaction.prepare_cached(&format!("{LINE}{SNAPSHOT} WHERE s.id IN line AND {TRUSTED}"))?;
             let mut rows = statement.query([key, self.boot()])?;

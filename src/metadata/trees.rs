@@ -56,7 +56,7 @@ impl Metadata {
     /// What a blob unpacks to, if that was ever computed.
     pub fn layer_get(&self, digest: &Digest) -> Result<Option<LayerRow>> {
         let sql = format!("{LAYER} WHERE digest = ?1");
-        self.read(|transaction| {
+        self.look(|transaction| {
             let mut statement = transaction.prepare_cached(&sql)?;
             let mut rows = statement.query([digest.to_string()])?;
             rows.next()?.map(layer).transpose()
@@ -66,7 +66,7 @@ impl Metadata {
     /// The blobs that unpack to this layer.
     pub fn layers_by_diff_id(&self, diff_id: &DiffId) -> Result<Vec<LayerRow>> {
         let sql = format!("{LAYER} WHERE diff_id = ?1");
-        self.read(|transaction| {
+        self.look(|transaction| {
             let mut statement = transaction.prepare_cached(&sql)?;
             let mut rows = statement.query([diff_id.to_string()])?;
             let mut layers = Vec::new();
@@ -104,7 +104,7 @@ impl Metadata {
 
     /// The tree, unless it is unknown or not trusted.
     pub fn tree_get(&self, diff_id: &DiffId) -> Result<Option<TreeRow>> {
-        self.read(|transaction| trusted(transaction, diff_id, self.boot()))
+        self.look(|transaction| trusted(transaction, diff_id, self.boot()))
     }
 
     /// Every tree that is recorded, trusted or not.
