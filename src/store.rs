@@ -116,9 +116,9 @@ impl Store {
         }
         let trees = Trees::open(root.as_fd())?;
         let snapshots = snapshotter(&real, &metadata, &format)?;
-        let found_foreign = index_file::is_foreign(root.as_fd())?;
+        let found = index_file::look(root.as_fd())?;
         // A new store has none yet.
-        let found_damaged = index_file::is_damaged(root.as_fd())? && metadata.generation()? > 0;
+        let found_damaged = found == index_file::Found::Damaged && metadata.generation()? > 0;
         let store = Store {
             path,
             real,
@@ -129,7 +129,7 @@ impl Store {
             metadata,
             trees,
             snapshots,
-            found_foreign,
+            found_foreign: found == index_file::Found::Foreign,
             found_damaged,
             reserve,
         };

@@ -188,17 +188,24 @@ pub(super) fn is_there(root: BorrowedFd<'_>) -> bool {
     fs::statat(root, INDEX, AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
-/// Whether there is a file that is not ours: a cheap look at the end of one that is.
-pub(super) fn is_foreign(root: BorrowedFd<'_>) -> Result<bool> {
-    if tail(root)?.is_some() {
-        return Ok(false);
-    }
-    Ok(read(root, INDEX)?.is_some_and(|json| is_whole(&json)))
+/// What lies where the list should be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// One of ours, up to date or not.
+    Ours,
+    /// Somebody else's.
+    Foreign,
+    /// Nothing, or nothing that anybody can read.
+    Damaged,
 }
 
-/// Whether the file is missing, or nothing that anybody can read.
-pub(super) fn is_damaged(root: BorrowedFd<'_>) -> Result<bool> {
-    Ok(tail(root)?.is_none() && !is_foreign(root)?)
+/// A cheap look at the end of one that is ours.
+pub(super) fn look(root: BorrowedFd<'_>) -> Result<Found> {
+    if tail(root)?.is_some() {
+        return Ok(Found::Ours);
+    }
+    let whole = read(root, INDEX)?.is_some_and(|json| is_whole(&json));
+    Ok(if whole { Found::Foreign } else { Found::Damaged })
 }
 
 /// Half a file is what a power cut leaves of ours, which nobody synced.
@@ -209,7 +216,7 @@ fn is_whole(json: &[u8]) -> bool {
 /// Holds the whole file against the database.
 pub(super) fn state(root: BorrowedFd<'_>, metadata: &Metadata) -> Result<IndexState> {
     let view = metadata.index_view()?;
-    if is_foreign(root)? {
+    if look(root)? == Found::Foreign {
         return Ok(IndexState::Foreign);
     }
     let Some(tail) = tail(root)? else { return Ok(IndexState::Behind) };
